@@ -1,0 +1,287 @@
+//! Child processes: an absolute program, its arguments, exactly the declared environment, a deadline, bounded output.
+//! Never a shell.
+
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    process::Command,
+    time::Instant,
+};
+use vigie_proto::v1::{CapturedText, OutputSource};
+
+/// Where bare program names are looked for. Fixed, so that nobody's environment decides what root runs.
+const SEARCH: [&str; 6] =
+    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
+/// What is kept of each stream: so much from its beginning, and so much from its end.
+const KEPT_HEAD: usize = 32 * 1024;
+const KEPT_TAIL: usize = 32 * 1024;
+
+/// How long a group has to die after SIGTERM before SIGKILL.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Takes output while it is produced.
+pub trait OutputSink: Send + Sync {
+    /// Called with each piece as it is read. Must not block: what cannot be taken is dropped, for the record is kept
+    /// elsewhere.
+    fn write(&self, source: OutputSource, data: &[u8]);
+}
+
+/// A program to run.
+pub struct Child<'a> {
+    program: PathBuf,
+    args: Vec<String>,
+    environment: Vec<(String, String)>,
+    directory: Option<PathBuf>,
+    sink: Option<&'a dyn OutputSink>,
+}
+
+/// How a program ended.
+#[derive(Debug)]
+pub struct Exit {
+    /// -1 when a signal ended it.
+    pub code: i32,
+    /// 0 when no signal ended it.
+    pub signal: i32,
+    /// True when it was killed because its time was up; the output is what there was until then.
+    pub timed_out: bool,
+    pub stdout: Captured,
+    pub stderr: Captured,
+}
+
+impl Exit {
+    /// Whether it ended by itself with status 0.
+    pub fn success(&self) -> bool {
+        self.code == 0 && !self.timed_out
+    }
+}
+
+/// Why a program could not be run at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ChildError {
+    #[error("no program {0:?} in {path}", path = SEARCH.join(":"))]
+    NotFound(String),
+    #[error("{program} cannot be started")]
+    Start { program: PathBuf, source: std::io::Error },
+    #[error("waiting for {program} failed")]
+    Wait { program: PathBuf, source: std::io::Error },
+}
+
+/// Resolves a bare name in the fixed path; takes an absolute path as it is.
+///
+/// # Errors
+/// When there is no such program, or the path is relative.
+pub fn resolve(program: &str) -> Result<PathBuf, ChildError> {
+    let not_found = || ChildError::NotFound(program.to_owned());
+    let path = Path::new(program);
+    if path.is_absolute() {
+        return if path.is_file() { Ok(path.to_owned()) } else { Err(not_found()) };
+    }
+    if program.contains('/') || program.is_empty() {
+        return Err(not_found());
+    }
+    SEARCH.iter().map(|folder| Path::new(folder).join(program)).find(|path| path.is_file()).ok_or_else(not_found)
+}
+
+impl<'a> Child<'a> {
+    /// A program by bare name or absolute path.
+    ///
+    /// # Errors
+    /// When there is no such program.
+    pub fn new(program: &str) -> Result<Self, ChildError> {
+        Ok(Self {
+            program: resolve(program)?,
+            args: Vec::new(),
+            environment: vec![
+                ("PATH".to_owned(), SEARCH.join(":")),
+                ("LC_ALL".to_owned(), "C.UTF-8".to_owned()),
+            ],
+            directory: None,
+            sink: None,
+        })
+    }
+
+    /// Adds arguments, handed over as they are.
+    #[must_use]
+    pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds a variable to an environment that otherwise holds only PATH and LC_ALL.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sets the working directory; `/` otherwise.
+    #[must_use]
+    pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some(directory.into());
+        self
+    }
+
+    /// Sends output on while the program runs.
+    #[must_use]
+    pub fn sink(mut self, sink: &'a dyn OutputSink) -> Self {
+        self.sink = Some(sink);
+        self
+    }
+
+    /// The absolute program.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Runs the program to its end or to the deadline, whichever is first. Its whole process group dies with it.
+    ///
+    /// # Errors
+    /// When it cannot be started or waited for. A program that fails is no error here.
+    pub async fn run(self, deadline: Instant) -> Result<Exit, ChildError> {
+        let mut child = Command::new(&self.program)
+            .args(&self.args)
+            .env_clear()
+            .envs(self.environment)
+            .current_dir(self.directory.as_deref().unwrap_or(Path::new("/")))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|source| ChildError::Start { program: self.program.clone(), source })?;
+        // A child that was just spawned and not yet waited for has an id.
+        let group = Group(child.id().and_then(|id| i32::try_from(id).ok()));
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let mut captured = (Captured::default(), Captured::default());
+        let (mut status, mut timed_out) = (None, false);
+        {
+            let reads = async {
+                tokio::join!(
+                    read(stdout, OutputSource::Stdout, &mut captured.0, self.sink),
+                    read(stderr, OutputSource::Stderr, &mut captured.1, self.sink),
+                );
+            };
+            tokio::pin!(reads);
+            let (mut reading, mut kill_at) = (true, None);
+            while status.is_none() || reading {
+                tokio::select! {
+                    ended = child.wait(), if status.is_none() => {
+                        status = Some(ended.map_err(|source| ChildError::Wait { program: self.program.clone(), source })?);
+                        // A grandchild may hold the pipes open for ever: what it says after this is not waited for.
+                        kill_at.get_or_insert(Instant::now() + GRACE);
+                    }
+                    () = &mut reads, if reading => reading = false,
+                    () = tokio::time::sleep_until(deadline), if !timed_out && status.is_none() => {
+                        timed_out = true;
+                        group.signal(libc::SIGTERM);
+                        kill_at = Some(Instant::now() + GRACE);
+                    }
+                    () = sleep_until(kill_at), if kill_at.is_some() => {
+                        group.signal(libc::SIGKILL);
+                        if status.is_some() {
+                            break;
+                        }
+                        kill_at = None;
+                    }
+                }
+            }
+        }
+        group.signal(libc::SIGKILL);
+        let status = status.unwrap_or_default();
+        Ok(Exit {
+            code: status.code().unwrap_or(-1),
+            signal: std::os::unix::process::ExitStatusExt::signal(&status).unwrap_or(0),
+            timed_out,
+            stdout: captured.0,
+            stderr: captured.1,
+        })
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A process group, killed when dropped, so that a cancelled operation leaves nothing behind.
+struct Group(Option<i32>);
+
+impl Group {
+    fn signal(&self, signal: i32) {
+        let pid = self.0.and_then(rustix::process::Pid::from_raw);
+        if let (Some(pid), Some(signal)) = (pid, rustix::process::Signal::from_named_raw(signal)) {
+            // Nobody left to signal is what is wanted.
+            let _ = rustix::process::kill_process_group(pid, signal);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(libc::SIGKILL);
+    }
+}
+
+async fn read(
+    stream: Option<impl AsyncRead + Unpin>,
+    source: OutputSource,
+    captured: &mut Captured,
+    sink: Option<&dyn OutputSink>,
+) {
+    let Some(mut stream) = stream else { return };
+    let mut buffer = vec![0; 16 * 1024];
+    // A pipe that breaks has ended.
+    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+        captured.push(&buffer[..read]);
+        if let Some(sink) = sink {
+            sink.write(source, &buffer[..read]);
+        }
+    }
+}
+
+/// Output within a bound: its beginning and its end.
+#[derive(Debug, Default)]
+pub struct Captured {
+    head: Vec<u8>,
+    tail: VecDeque<u8>,
+    total: u64,
+}
+
+impl Captured {
+    fn push(&mut self, data: &[u8]) {
+        self.total += data.len() as u64;
+        let room = KEPT_HEAD.saturating_sub(self.head.len()).min(data.len());
+        let (head, rest) = data.split_at(room);
+        self.head.extend_from_slice(head);
+        self.tail.extend(rest);
+        let excess = self.tail.len().saturating_sub(KEPT_TAIL);
+        self.tail.drain(..excess);
+    }
+
+    /// All that was kept, as text; what is no UTF-8 is replaced, and a line says how much is left out between.
+    pub fn text(&self) -> CapturedText {
+        let kept = (self.head.len() + self.tail.len()) as u64;
+        let truncated = kept < self.total;
+        let mut bytes = self.head.clone();
+        if truncated {
+            bytes.extend_from_slice(format!("\n… {} bytes left out …\n", self.total - kept).as_bytes());
+        }
+        bytes.extend(&self.tail);
+        CapturedText { text: String::from_utf8_lossy(&bytes).into_owned(), total_bytes: self.total, truncated }
+    }
+
+    /// All that was kept, as lines.
+    pub fn lines(&self) -> Vec<String> {
+        self.text().text.lines().map(str::to_owned).collect()
+    }
+}

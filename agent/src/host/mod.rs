@@ -1,0 +1,3 @@
+//! The half that guards the host: journal, order check, policy, redaction, stacks.
+
+pub mod child;

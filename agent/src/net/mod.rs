@@ -1,0 +1,1 @@
+//! The half that speaks to the network: enrolment, certificates, the link.

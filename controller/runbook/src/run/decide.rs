@@ -1,0 +1,252 @@
+//! What an input means, and what follows from where a run stands.
+
+use vigie_proto::{
+    id::HostId,
+    v1::{
+        Closed, Concluded, Conclusion, Failure, Noted, Observation, Observed, Outcome, OutcomeStatus, ProbePurpose,
+        RunEvent, RunMode, RunPhase, RunVerdict, Signature, Signed, TaskEnded, TaskStarted, TasksEnded, TasksStarted,
+        run_event::Event,
+    },
+};
+
+use super::{
+    Ids, Input, Rejected, State, TargetState, TaskState, act, plan, verdict,
+    wanted::{Asked, diagnosis},
+};
+use crate::Subject;
+
+/// What the state machine may know of the world at this moment.
+pub struct Surroundings<'a> {
+    /// Unix milliseconds.
+    pub now_ms: i64,
+    pub ids: &'a mut dyn Ids,
+    /// Whether a host has a session.
+    pub connected: &'a dyn Fn(HostId) -> bool,
+}
+
+/// What an input led to: events to commit, and the state after them.
+#[derive(Debug)]
+pub struct Decision {
+    /// Numbered and dated; empty when the input changes nothing.
+    pub events: Vec<RunEvent>,
+    pub state: State,
+}
+
+/// Decides. Deterministic in its arguments; evaluates rules, so that it does not belong on an async thread.
+///
+/// # Errors
+/// When the input makes no sense where the run stands; nothing has then happened.
+pub fn decide(state: &State, input: Input, around: &mut Surroundings<'_>) -> Result<Decision, Rejected> {
+    let mut decision = Decision { events: Vec::new(), state: state.clone() };
+    if state.closed.is_some() {
+        return match input {
+            Input::Signed { .. } | Input::Cancel { .. } => Err(Rejected::Closed),
+            // Late reports are harmless: the log says how the run ended.
+            _ => Ok(decision),
+        };
+    }
+    if let Some(event) = react(state, input, around)? {
+        decision.record(event, around.now_ms);
+    }
+    while let Some(event) = follows(&decision.state, around) {
+        if !decision.record(event, around.now_ms) {
+            break;
+        }
+    }
+    Ok(decision)
+}
+
+impl Decision {
+    /// False when the event does not fit the state, which would be a mistake in this module: the run then stands
+    /// still where it can be looked at, and the rest of the controller goes on.
+    fn record(&mut self, event: Event, at_ms: i64) -> bool {
+        let event = RunEvent { seq: self.state.last_seq() + 1, at_ms, event: Some(event) };
+        let fits = self.state.apply(&event);
+        debug_assert!(fits.is_ok(), "{fits:?}");
+        if fits.is_ok() {
+            self.events.push(event);
+        }
+        fits.is_ok()
+    }
+}
+
+/// The event that an input is, if it is one.
+fn react(state: &State, input: Input, around: &mut Surroundings<'_>) -> Result<Option<Event>, Rejected> {
+    match input {
+        Input::Tick => Ok(None),
+        Input::Probed { key, outcome, asked_at_ms } => {
+            let known = state.targets.get(key.target).is_some_and(|target| !target.has(&key));
+            Ok(known.then(|| observed(vec![observation(&key, outcome, asked_at_ms)])))
+        }
+        Input::Started { order, at_ms } => {
+            let fresh = state.tasks().iter().any(|task| task.order == order && task.state == TaskState::Sent);
+            let started = TaskStarted { order: order.to_string(), at_ms };
+            Ok(fresh.then(|| Event::Started(TasksStarted { tasks: vec![started] })))
+        }
+        Input::Ended { order, outcome } => {
+            let task = state.tasks().iter().find(|task| task.order == order);
+            let fresh = task.is_some_and(|task| task.state != TaskState::Ended || is_guess(task.outcome.as_ref()));
+            let ended = TaskEnded { order: order.to_string(), outcome: Some(outcome) };
+            Ok(fresh.then(|| Event::Ended(TasksEnded { tasks: vec![ended] })))
+        }
+        Input::Signed { manifest, signatures, operator } => sign(state, &manifest, signatures, operator, around),
+        Input::Cancel { operator, reason } => {
+            if matches!(state.phase(), RunPhase::Acting | RunPhase::Verifying) {
+                return Err(Rejected::TooLate);
+            }
+            let reason = if reason.is_empty() { format!("cancelled by {operator}") } else { reason };
+            Ok(Some(closed(RunVerdict::Cancelled, reason)))
+        }
+    }
+}
+
+/// The code of outcomes that the controller wrote because it lost sight of an agent; the agent's word replaces them.
+pub(super) const LOST_SIGHT: &str = "lost_sight";
+
+fn is_guess(outcome: Option<&Outcome>) -> bool {
+    outcome.and_then(|outcome| outcome.failure.as_ref()).is_some_and(|failure| failure.code == LOST_SIGHT)
+}
+
+fn sign(
+    state: &State,
+    manifest: &[u8],
+    signatures: Vec<Signature>,
+    operator: String,
+    around: &mut Surroundings<'_>,
+) -> Result<Option<Event>, Rejected> {
+    let plan = state.plan.as_ref().ok_or(Rejected::NotAwaitingSignature)?;
+    if !plan.is(manifest) {
+        return Err(Rejected::OtherPlan);
+    }
+    if !plan.signatures.is_empty() {
+        // The same plan signed twice is the same signature asked for twice.
+        return Ok(None);
+    }
+    if signatures.is_empty() {
+        return Err(Rejected::NoSignature);
+    }
+    if plan.manifest.person != operator {
+        return Err(Rejected::OtherPerson { signer: operator, named: plan.manifest.person.clone() });
+    }
+    if around.now_ms > plan.manifest.not_after_ms {
+        // The window has passed: the same plan with a new one, to be agreed to again.
+        return Ok(Some(plan::propose(state, around)));
+    }
+    Ok(Some(Event::Signed(Signed { manifest: manifest.to_vec(), signatures, operator })))
+}
+
+/// The next event that follows by itself.
+fn follows(state: &State, around: &mut Surroundings<'_>) -> Option<Event> {
+    if state.closed.is_some() {
+        return None;
+    }
+    if let Some(plan) = &state.plan {
+        return match (plan.signatures.is_empty(), state.mode()) {
+            (true, RunMode::Plan) => Some(verdict::close(state)),
+            (true, _) => None,
+            (false, _) => act::follows(state, around),
+        };
+    }
+    let previewing = state.needs_plan() && (state.runbook.is_none() || state.is_concluded());
+    let asked: Vec<_> = if previewing { plan::previews(state) } else { diagnosis(state) };
+    if let Some(given_up) = give_up(state, &asked, around) {
+        return Some(given_up);
+    }
+    if previewing {
+        let waiting = asked.iter().any(|asked| !asked.is_answered(state));
+        return (!waiting).then(|| plan::propose_or_close(state, around));
+    }
+    let ready: Vec<_> = (0..state.targets.len())
+        .filter(|&target| state.targets[target].conclusion.is_none())
+        .filter(|&target| asked.iter().filter(|asked| asked.key.target == target).all(|a| a.is_answered(state)))
+        .collect();
+    match &state.runbook {
+        Some(_) if state.is_concluded() => Some(verdict::close(state)),
+        Some(_) if ready.is_empty() => None,
+        Some(_) => Some(Event::Concluded(Concluded {
+            conclusions: ready.into_iter().map(|target| conclude(state, target, around.now_ms)).collect(),
+        })),
+        None => (ready.len() == state.targets.len()).then(|| verdict::close(state)),
+    }
+}
+
+/// What the rules make of a target's probes.
+fn conclude(state: &State, target: usize, now_ms: i64) -> Conclusion {
+    let seen = &state.targets[target];
+    let Some(runbook) = &state.runbook else { return Conclusion::default() };
+    let judgement = runbook.judge(&subject(seen, now_ms), &seen.evidence);
+    let asked_for = match &state.spec().kind {
+        Some(vigie_proto::v1::run_spec::Kind::Runbook(call)) => call.remedy.as_str(),
+        _ => "",
+    };
+    let remedy = judgement.remedies.into_iter().find(|remedy| asked_for.is_empty() || remedy == asked_for);
+    Conclusion {
+        target: place(target),
+        purpose: ProbePurpose::Diagnosis.into(),
+        findings: judgement.findings,
+        remedy: remedy.unwrap_or_default(),
+        restore: Some(judgement.restore),
+        ..Conclusion::default()
+    }
+}
+
+/// Outcomes for probes that nobody will answer any more.
+pub(super) fn give_up(state: &State, asked: &[Asked], around: &Surroundings<'_>) -> Option<Event> {
+    let lost: Vec<_> = asked
+        .iter()
+        .filter(|asked| !asked.is_answered(state) && asked.is_due(state))
+        .filter_map(|asked| {
+            let target = &state.targets[asked.key.target];
+            let connected = (around.connected)(target.host);
+            let deadline = asked.deadline_ms(state, connected);
+            (around.now_ms >= deadline).then(|| {
+                let outcome = if connected {
+                    let message = format!("{} did not answer in time", target.target.host_name);
+                    Outcome::ended(OutcomeStatus::Failed, Failure::new("no_answer", message))
+                } else {
+                    let message = format!("{} is not connected", target.target.host_name);
+                    let hint = "is the host up, and does `systemctl status vigie-agent` say that it runs?";
+                    Outcome::ended(OutcomeStatus::Unreachable, Failure::new("unreachable", message).hint(hint))
+                };
+                observation(&asked.key, outcome, asked.since_ms(state))
+            })
+        })
+        .collect();
+    (!lost.is_empty()).then(|| observed(lost))
+}
+
+fn observation(key: &super::ProbeKey, outcome: Outcome, asked_at_ms: i64) -> Observation {
+    Observation {
+        target: place(key.target),
+        probe: key.probe.clone(),
+        purpose: key.purpose.into(),
+        round: key.round,
+        outcome: Some(outcome),
+        asked_at_ms,
+    }
+}
+
+fn observed(observations: Vec<Observation>) -> Event {
+    Event::Observed(Observed { observations })
+}
+
+pub(super) fn closed(verdict: RunVerdict, reason: impl Into<String>) -> Event {
+    Event::Closed(Closed { verdict: verdict.into(), reason: reason.into() })
+}
+
+pub(super) fn ended(tasks: Vec<TaskEnded>) -> Event {
+    Event::Ended(TasksEnded { tasks })
+}
+
+pub(super) fn place(target: usize) -> u32 {
+    u32::try_from(target).unwrap_or(u32::MAX)
+}
+
+pub(super) fn subject(target: &TargetState, now_ms: i64) -> Subject<'_> {
+    Subject { host: &target.target.host_name, stack: &target.target.stack, now_ms }
+}
+
+/// A line for the timeline.
+pub fn note(text: impl Into<String>, operator: &str) -> Event {
+    Event::Noted(Noted { text: text.into(), operator: operator.to_owned() })
+}

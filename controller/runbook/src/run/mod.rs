@@ -1,0 +1,109 @@
+//! A run's state machine, without I/O.
+//!
+//! [`decide`] turns an input into events, [`State::apply`] folds events, and [`wanted`] says, after they were
+//! committed, what the world should now be asked to do. Whoever drives it may stop anywhere: the same fold after a
+//! crash wants the same things, agents recognise orders that they have seen, and probes may be asked twice. Happy path,
+//! reconnect and restart are therefore one code path.
+//!
+//! ```text
+//! Opened ─ Observing ─ Concluded ─ (Previewing) ─ Planned ─ AwaitingSignature ─ Signed ─ Acting ⇄ Verifying ─ Closed
+//! ```
+
+mod act;
+mod decide;
+mod open;
+mod plan;
+mod state;
+mod verdict;
+mod wanted;
+
+pub use decide::{Decision, Surroundings, decide, note};
+pub use open::{OpenError, open, scope};
+pub use state::{Corrupt, State, TargetState, Task, TaskState};
+pub use wanted::wanted;
+
+use vigie_proto::{
+    id::{BatchId, HostId, TaskId},
+    v1::{Execute, Outcome, ProbePurpose, Request, Signature},
+};
+
+/// Which answer a probe is: it stands in place of an id, since a probe may be asked again and again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProbeKey {
+    /// The target's place among the run's targets.
+    pub target: usize,
+    /// The probe's id in the runbook; `remedy/step` for a preview; empty for a run of a single operation.
+    pub probe: String,
+    pub purpose: ProbePurpose,
+    /// Counts the attempts of a verification.
+    pub round: u32,
+}
+
+/// What may happen to a run.
+#[derive(Debug)]
+pub enum Input {
+    /// A probe was answered, or could not be.
+    Probed { key: ProbeKey, outcome: Outcome, asked_at_ms: i64 },
+    /// An agent has an order's start on disk.
+    Started { order: TaskId, at_ms: i64 },
+    /// An agent says how an order ended. May come twice.
+    Ended { order: TaskId, outcome: Outcome },
+    /// An operator signed the plan.
+    Signed { manifest: Vec<u8>, signatures: Vec<Signature>, operator: String },
+    /// An operator ends the run.
+    Cancel { operator: String, reason: String },
+    /// A host came or went, or the time that [`Effect::WakeAt`] named has come.
+    Tick,
+}
+
+/// What the world is asked to do. Stays wanted until an event says that it happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Ask a host. Worth asking again in the host's next session.
+    Probe { key: ProbeKey, host: HostId, request: Request, timeout_ms: u32 },
+    /// Hand an order to its agent. Worth handing over again in the host's next session.
+    Execute { order: TaskId, host: HostId, execute: Execute },
+    /// Come back with [`Input::Tick`] at this time, Unix milliseconds.
+    WakeAt(i64),
+}
+
+/// Where new ids come from.
+pub trait Ids {
+    /// An order's id.
+    fn task(&mut self) -> TaskId;
+    /// A batch's id.
+    fn batch(&mut self) -> BatchId;
+}
+
+/// Ids from the clock and the system's randomness.
+pub struct FreshIds;
+
+impl Ids for FreshIds {
+    fn task(&mut self) -> TaskId {
+        TaskId::new()
+    }
+
+    fn batch(&mut self) -> BatchId {
+        BatchId::new()
+    }
+}
+
+/// Why an input is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    #[error("the run is closed")]
+    Closed,
+    #[error("the run does not wait for a signature")]
+    NotAwaitingSignature,
+    #[error("what was signed is not the plan that the run waits with")]
+    OtherPlan,
+    #[error("{signer} cannot sign: the plan names {named}, who opened the run")]
+    OtherPerson { signer: String, named: String },
+    #[error("no signature was given")]
+    NoSignature,
+    #[error("the run has begun to act; what was sent can no longer be taken back")]
+    TooLate,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,474 @@
+//! The state machine driven by a small world: hosts that answer, vanish and come back, and a driver that dies.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use vigie_proto::{
+    id::{BatchId, HostId, RunId, TaskId},
+    order::{Domain, SigningKey},
+    v1::{
+        self, ComposeRestartResult, ContainerInspectResult, ExecRequest, HostLoadRequest, HttpCheckResult, Leaf,
+        Opened, Outcome, OutcomeStatus, Owned, Request, RunEvent, RunMode, RunPhase, RunSpec, RunVerdict, RunbookCall,
+        Target, request, result, run_event::Event, run_spec::Kind,
+    },
+};
+
+use super::*;
+use crate::Runbook;
+
+const RUNBOOK: &str = r#"
+id: stopped
+title: the backend is stopped
+scope: stack
+diagnose:
+  - id: backend
+    container_inspect: { service: backend }
+findings:
+  - id: stopped
+    title: the backend is stopped
+    when: backend.state == "exited"
+    says: "the backend exited with {{ backend.exit_code }}"
+remedies:
+  - id: restart
+    title: restart the backend
+    for: [stopped]
+    risk: low
+    steps:
+      - compose_restart: { services: [backend] }
+verify:
+  probes:
+    - id: health
+      http_check: { target: proxy }
+  until: health.status == 200
+  within: 10s
+  every: 1s
+restore_backup:
+  - answer: never
+    why: no data is touched
+"#;
+
+/// Ids that a test can repeat.
+struct CountedIds(u64);
+
+impl CountedIds {
+    fn next<T: std::str::FromStr<Err: std::fmt::Debug>>(&mut self) -> T {
+        self.0 += 1;
+        format!("01900000-0000-7000-8000-{:012x}", self.0).parse().unwrap()
+    }
+}
+
+impl Ids for CountedIds {
+    fn task(&mut self) -> TaskId {
+        self.next()
+    }
+
+    fn batch(&mut self) -> BatchId {
+        self.next()
+    }
+}
+
+/// Hosts, their agents' memory, and the driver's log.
+struct World {
+    ids: CountedIds,
+    now_ms: i64,
+    hosts: Vec<HostId>,
+    connected: BTreeSet<HostId>,
+    /// Hosts whose backend is stopped, and hosts where a restart does not help.
+    stopped: BTreeSet<HostId>,
+    hopeless: BTreeSet<HostId>,
+    /// What agents have done, by order: they never do one twice.
+    journal: BTreeMap<TaskId, Outcome>,
+    effects: BTreeMap<TaskId, u32>,
+    events: Vec<RunEvent>,
+    state: State,
+    key: SigningKey,
+}
+
+impl World {
+    fn new(hosts: usize, kind: Kind) -> Self {
+        let mut ids = CountedIds(0);
+        let hosts: Vec<HostId> = (0..hosts).map(|_| ids.next()).collect();
+        let run: RunId = ids.next();
+        let targets = hosts
+            .iter()
+            .enumerate()
+            .map(|(number, host)| Target {
+                host: host.to_string(),
+                host_name: format!("vps{}", number + 1),
+                incarnation: 1,
+                stack: if matches!(kind, Kind::Runbook(_)) { "sylion".to_owned() } else { String::new() },
+            })
+            .collect();
+        let runbook = Runbook::parse(RUNBOOK, "test").unwrap();
+        let spec = RunSpec { kind: Some(kind.clone()), ..RunSpec::default() };
+        let runbook = matches!(kind, Kind::Runbook(_)).then_some(&runbook);
+        let opened: Opened = open(spec, "ada", targets, runbook).unwrap();
+        let now_ms = 1_800_000_000_000;
+        let events = vec![
+            RunEvent { seq: 1, at_ms: now_ms, event: Some(Event::Opened(opened)) },
+            RunEvent {
+                seq: 2,
+                at_ms: now_ms,
+                event: Some(Event::Owned(Owned { epoch: 1, controller: "test".to_owned() })),
+            },
+        ];
+        Self {
+            state: State::fold(run, &events).unwrap(),
+            ids,
+            now_ms,
+            connected: hosts.iter().copied().collect(),
+            hosts,
+            stopped: BTreeSet::new(),
+            hopeless: BTreeSet::new(),
+            journal: BTreeMap::new(),
+            effects: BTreeMap::new(),
+            events,
+            key: SigningKey::from_seed(&[1; 32]),
+        }
+    }
+
+    fn runbook(hosts: usize, mode: RunMode) -> Self {
+        Self::new(
+            hosts,
+            Kind::Runbook(RunbookCall { id: "stopped".to_owned(), mode: mode.into(), ..RunbookCall::default() }),
+        )
+    }
+
+    fn input(&mut self, input: Input) -> Result<(), Rejected> {
+        let connected = self.connected.clone();
+        let mut around = Surroundings {
+            now_ms: self.now_ms,
+            ids: &mut self.ids,
+            connected: &|host| connected.contains(&host),
+        };
+        let decision = decide(&self.state, input, &mut around)?;
+        self.events.extend(decision.events);
+        self.state = decision.state;
+        Ok(())
+    }
+
+    /// The driver dies and another folds the log again.
+    fn crash(&mut self) {
+        let folded = State::fold(self.state.run(), &self.events).unwrap();
+        assert_eq!(format!("{folded:?}"), format!("{:?}", self.state), "fold(events) is the state");
+        let epoch = folded.epoch() + 1;
+        let owned = Event::Owned(Owned { epoch, controller: "test".to_owned() });
+        self.state = folded;
+        let event = RunEvent { seq: self.state.last_seq() + 1, at_ms: self.now_ms, event: Some(owned) };
+        self.state.apply(&event).unwrap();
+        self.events.push(event);
+    }
+
+    fn wanted(&self) -> Vec<Effect> {
+        wanted(&self.state, self.now_ms, &|host| self.connected.contains(&host))
+    }
+
+    /// Lets the world answer one thing that is wanted; false when nothing is left but waiting for a person.
+    fn step(&mut self, pick: usize) -> bool {
+        self.input(Input::Tick).unwrap();
+        let effects = self.wanted();
+        if effects.is_empty() {
+            return false;
+        }
+        let reachable: Vec<_> = effects
+            .iter()
+            .filter(|effect| match effect {
+                Effect::Probe { host, .. } | Effect::Execute { host, .. } => self.connected.contains(host),
+                Effect::WakeAt(_) => false,
+            })
+            .cloned()
+            .collect();
+        let Some(effect) = reachable.get(pick % reachable.len().max(1)) else {
+            let Some(Effect::WakeAt(at)) = effects.iter().find(|effect| matches!(effect, Effect::WakeAt(_))) else {
+                panic!("waits for nothing: {effects:?}");
+            };
+            self.now_ms = self.now_ms.max(*at);
+            return true;
+        };
+        match effect.clone() {
+            Effect::Probe { key, host, request, .. } => {
+                let outcome = self.answer(host, &request);
+                self.input(Input::Probed { key, outcome, asked_at_ms: self.now_ms }).unwrap();
+            }
+            Effect::Execute { order, host, execute } => {
+                let outcome = self.execute(order, host, &execute.leaf);
+                self.input(Input::Started { order, at_ms: self.now_ms }).unwrap();
+                self.input(Input::Ended { order, outcome }).unwrap();
+            }
+            Effect::WakeAt(_) => {}
+        }
+        self.now_ms += 10;
+        true
+    }
+
+    fn answer(&self, host: HostId, request: &Request) -> Outcome {
+        let ill = self.stopped.contains(&host);
+        Outcome::succeeded(match request.operation.as_ref().unwrap() {
+            request::Operation::ContainerInspect(inspect) => {
+                assert_eq!((inspect.stack.as_str(), inspect.service.as_str()), ("sylion", "backend"));
+                result::Operation::ContainerInspect(ContainerInspectResult {
+                    present: true,
+                    state: if ill { "exited" } else { "running" }.to_owned(),
+                    ..Default::default()
+                })
+            }
+            request::Operation::HttpCheck(_) => result::Operation::HttpCheck(HttpCheckResult {
+                status: if ill { 502 } else { 200 },
+                ..Default::default()
+            }),
+            request::Operation::HostLoad(_) => result::Operation::HostLoad(v1::HostLoadResult::default()),
+            other => panic!("not asked for: {}", other.name()),
+        })
+    }
+
+    fn execute(&mut self, order: TaskId, host: HostId, leaf: &[u8]) -> Outcome {
+        use prost::Message as _;
+        let leaf = Leaf::decode(leaf).unwrap();
+        assert_eq!((leaf.host, leaf.order), (host.to_string(), order.to_string()));
+        if let Some(outcome) = self.journal.get(&order) {
+            return outcome.clone();
+        }
+        *self.effects.entry(order).or_default() += 1;
+        if !self.hopeless.contains(&host) {
+            self.stopped.remove(&host);
+        }
+        let outcome = Outcome::succeeded(result::Operation::ComposeRestart(ComposeRestartResult::default()));
+        self.journal.insert(order, outcome.clone());
+        outcome
+    }
+
+    fn finish(&mut self) -> (RunVerdict, String) {
+        while self.state.closed().is_none() && self.step(0) {}
+        let (verdict, reason, _) = self.state.closed().unwrap_or((RunVerdict::Unspecified, "", 0));
+        (verdict, reason.to_owned())
+    }
+
+    fn sign(&mut self) -> Result<(), Rejected> {
+        let manifest = self.state.plan.as_ref().unwrap().batch.manifest().to_vec();
+        let signatures = vec![self.key.sign(Domain::Manifest, &manifest)];
+        self.input(Input::Signed { manifest, signatures, operator: "ada".to_owned() })
+    }
+}
+
+#[test]
+fn a_diagnosis_tells_the_ill_from_the_well() {
+    let mut world = World::runbook(3, RunMode::Diagnose);
+    world.stopped.insert(world.hosts[1]);
+    assert_eq!(world.finish(), (RunVerdict::Findings, "1 of 3 not well".to_owned()));
+    let says = |target: &TargetState| {
+        let findings = &target.conclusion.as_ref().unwrap().findings;
+        (findings[0].state(), findings[0].says.clone())
+    };
+    let targets = world.state.targets();
+    assert_eq!(says(&targets[0]).0, v1::FindingState::RuledOut);
+    assert_eq!(says(&targets[1]), (v1::FindingState::Confirmed, "the backend exited with 0".to_owned()));
+    assert_eq!(targets[1].conclusion.as_ref().unwrap().restore.as_ref().unwrap().answer, "never");
+}
+
+#[test]
+fn a_host_that_is_away_is_unreachable_and_delays_nobody() {
+    let mut world = World::runbook(2, RunMode::Diagnose);
+    world.connected.remove(&world.hosts[0]);
+    let opened = world.now_ms;
+    assert_eq!(world.finish().0, RunVerdict::Unreachable);
+    assert!(world.now_ms - opened <= 2_000, "gave up within its grace");
+    assert!(world.state.targets()[0].is_unreachable() && !world.state.targets()[1].is_unreachable());
+}
+
+#[test]
+fn a_run_waits_for_its_signature_then_repairs_and_verifies() {
+    let mut world = World::runbook(2, RunMode::Run);
+    world.stopped.insert(world.hosts[1]);
+    while world.step(0) {}
+    assert_eq!(world.state.phase(), RunPhase::AwaitingSignature);
+    assert!(world.wanted().is_empty() && world.effects.is_empty(), "nothing happens without a yes");
+    assert_eq!(world.state.tasks().len(), 1, "the healthy host is left alone");
+    world.sign().unwrap();
+    world.sign().unwrap();
+    assert_eq!(world.finish(), (RunVerdict::Resolved, "1 repaired and verified".to_owned()));
+    assert!(world.effects.values().all(|times| *times == 1));
+}
+
+#[test]
+fn nothing_to_repair_ends_without_a_plan() {
+    let mut world = World::runbook(2, RunMode::Run);
+    assert_eq!(world.finish(), (RunVerdict::Ok, "nothing found".to_owned()));
+    assert!(world.state.tasks().is_empty());
+}
+
+#[test]
+fn planning_changes_nothing() {
+    let mut world = World::runbook(1, RunMode::Plan);
+    world.stopped.insert(world.hosts[0]);
+    assert_eq!(world.finish().0, RunVerdict::Findings);
+    assert_eq!(world.state.tasks().len(), 1);
+    assert!(world.effects.is_empty());
+}
+
+#[test]
+fn a_canary_that_does_not_recover_stops_the_rollout() {
+    let mut world = World::runbook(3, RunMode::Run);
+    world.stopped.extend(world.hosts.clone());
+    world.hopeless.insert(world.hosts[0]);
+    while world.step(0) {}
+    world.sign().unwrap();
+    assert_eq!(world.finish().0, RunVerdict::Unresolved);
+    assert_eq!(world.effects.len(), 1, "only the canary was touched");
+    let outcomes: Vec<_> = world.state.tasks().iter().map(|task| task.outcome.as_ref().unwrap().status()).collect();
+    assert_eq!(outcomes, [OutcomeStatus::Succeeded, OutcomeStatus::Cancelled, OutcomeStatus::Cancelled]);
+}
+
+#[test]
+fn signatures_that_do_not_fit_are_rejected() {
+    let mut world = World::runbook(1, RunMode::Run);
+    world.stopped.insert(world.hosts[0]);
+    assert_eq!(
+        world.input(Input::Signed { manifest: vec![], signatures: vec![], operator: "ada".to_owned() }),
+        Err(Rejected::NotAwaitingSignature)
+    );
+    while world.step(0) {}
+    let manifest = world.state.plan.as_ref().unwrap().batch.manifest().to_vec();
+    let signatures = vec![world.key.sign(Domain::Manifest, &manifest)];
+    let signed = |manifest: &[u8], signatures: &[Signature], operator: &str| Input::Signed {
+        manifest: manifest.to_vec(),
+        signatures: signatures.to_vec(),
+        operator: operator.to_owned(),
+    };
+    assert_eq!(world.input(signed(b"other", &signatures, "ada")), Err(Rejected::OtherPlan));
+    assert_eq!(world.input(signed(&manifest, &[], "ada")), Err(Rejected::NoSignature));
+    assert!(matches!(world.input(signed(&manifest, &signatures, "eve")), Err(Rejected::OtherPerson { .. })));
+    world.now_ms += 3_600_000;
+    world.input(signed(&manifest, &signatures, "ada")).unwrap();
+    assert_eq!(world.state.phase(), RunPhase::AwaitingSignature, "a late signature gets a new plan");
+    assert_ne!(world.state.plan.as_ref().unwrap().batch.manifest(), manifest);
+    world.sign().unwrap();
+    assert_eq!(world.finish().0, RunVerdict::Resolved);
+    assert_eq!(world.sign(), Err(Rejected::Closed));
+}
+
+#[test]
+fn a_single_operation_reports_each_host() {
+    let load = Request { operation: Some(request::Operation::HostLoad(HostLoadRequest {})) };
+    let mut world = World::new(3, Kind::Operation(load));
+    world.connected.remove(&world.hosts[2]);
+    assert_eq!(world.finish(), (RunVerdict::Unreachable, "1 of 3 unreachable".to_owned()));
+}
+
+#[test]
+fn an_order_to_a_host_that_never_comes_expires_and_one_that_was_sent_is_in_doubt() {
+    let exec = ExecRequest { program: "uptime".to_owned(), args: vec![] };
+    let exec = Request { operation: Some(request::Operation::Exec(exec)) };
+    let mut world = World::new(2, Kind::Operation(exec));
+    world.connected.remove(&world.hosts[1]);
+    world.input(Input::Tick).unwrap();
+    world.sign().unwrap();
+    // The first host's order is sent, and the host is lost before a word comes back.
+    world.connected.clear();
+    assert_eq!(world.finish().0, RunVerdict::InDoubt);
+    let outcome = |place: usize| world.state.tasks()[place].outcome.clone().unwrap();
+    assert_eq!(outcome(0).status(), OutcomeStatus::InDoubt);
+    assert_eq!(outcome(1).status(), OutcomeStatus::Expired);
+}
+
+#[test]
+fn cancelling_is_told_truthfully() {
+    let cancel = || Input::Cancel { operator: "ada".to_owned(), reason: String::new() };
+    let mut world = World::runbook(1, RunMode::Run);
+    world.stopped.insert(world.hosts[0]);
+    while world.step(0) {}
+    let mut declined = World::runbook(1, RunMode::Run);
+    declined.input(cancel()).unwrap();
+    assert_eq!(declined.finish(), (RunVerdict::Cancelled, "cancelled by ada".to_owned()));
+    world.sign().unwrap();
+    assert_eq!(world.input(cancel()), Err(Rejected::TooLate));
+}
+
+#[test]
+fn a_log_with_a_hole_is_refused() {
+    let mut world = World::runbook(1, RunMode::Diagnose);
+    world.finish();
+    let mut events = world.events.clone();
+    events.remove(2);
+    assert!(matches!(State::fold(world.state.run(), &events), Err(Corrupt::Sequence { .. })));
+    assert!(matches!(State::fold(world.state.run(), &events[1..]), Err(Corrupt::Opening { .. })));
+}
+
+/// What may befall a run between two steps.
+#[derive(Debug, Clone)]
+enum Befalls {
+    Step(usize),
+    Crash,
+    Leave(usize),
+    Return(usize),
+    Repeat,
+    Later(i64),
+}
+
+fn befalls() -> impl Strategy<Value = Befalls> {
+    prop_oneof![
+        8 => (0usize..8).prop_map(Befalls::Step),
+        2 => Just(Befalls::Crash),
+        1 => (0usize..3).prop_map(Befalls::Leave),
+        2 => (0usize..3).prop_map(Befalls::Return),
+        1 => Just(Befalls::Repeat),
+        1 => (0i64..400_000).prop_map(Befalls::Later),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever crashes, vanishes, repeats or takes long: no order takes effect twice, the fold of the log is the
+    /// state, and the run ends once every host is back.
+    #[test]
+    fn never_twice_and_always_an_end(
+        script in prop::collection::vec(befalls(), 0..60),
+        ill in prop::collection::vec(any::<bool>(), 3),
+    ) {
+        let mut world = World::runbook(3, RunMode::Run);
+        let ill_hosts: Vec<_> = ill.iter().zip(&world.hosts).filter(|(ill, _)| **ill).map(|(_, host)| *host).collect();
+        world.stopped.extend(ill_hosts);
+        for befalls in script {
+            match befalls {
+                Befalls::Step(pick) => { world.step(pick); }
+                Befalls::Crash if world.state.closed().is_none() => world.crash(),
+                Befalls::Leave(host) => { world.connected.remove(&world.hosts[host]); }
+                Befalls::Return(host) => { world.connected.insert(world.hosts[host]); }
+                Befalls::Repeat => {
+                    for (order, outcome) in world.journal.clone() {
+                        world.input(Input::Ended { order, outcome }).unwrap();
+                    }
+                }
+                Befalls::Later(ms) => world.now_ms += ms,
+                Befalls::Crash => {}
+            }
+            if world.state.phase() == RunPhase::AwaitingSignature {
+                world.sign().unwrap();
+            }
+        }
+        world.connected.extend(world.hosts.clone());
+        let mut steps = 0;
+        while world.state.closed().is_none() {
+            world.step(steps);
+            if world.state.phase() == RunPhase::AwaitingSignature {
+                world.sign().unwrap();
+            }
+            steps += 1;
+            prop_assert!(steps < 2_000, "the run does not end: {:?}", world.wanted());
+        }
+        prop_assert!(world.effects.values().all(|times| *times == 1));
+        let folded = State::fold(world.state.run(), &world.events).unwrap();
+        prop_assert_eq!(format!("{folded:?}"), format!("{:?}", world.state));
+        prop_assert!(matches!(world.events.last().unwrap().event, Some(Event::Closed(_))));
+        for task in world.state.tasks() {
+            let outcome = task.outcome.as_ref().unwrap();
+            if outcome.status() == OutcomeStatus::Succeeded {
+                prop_assert!(world.journal.contains_key(&task.order), "a success that nobody had");
+            }
+            if world.journal.contains_key(&task.order) {
+                let seen = matches!(outcome.status(), OutcomeStatus::Succeeded | OutcomeStatus::InDoubt);
+                prop_assert!(seen, "an effect that is told as {:?}", outcome.status());
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! How a run ends.
+
+use vigie_proto::v1::{
+    FindingState, OutcomeStatus, RunMode, RunVerdict, run_event::Event,
+};
+
+use super::{
+    State,
+    act::{Progress, progress},
+    decide::closed,
+};
+
+/// The end of a run, judged by the worst that it holds: in doubt, failed, refused, unreachable, findings, well.
+pub(super) fn close(state: &State) -> Event {
+    let (verdict, reason) = judge(state);
+    closed(verdict, reason)
+}
+
+fn judge(state: &State) -> (RunVerdict, String) {
+    let statuses: Vec<_> = outcomes(state).collect();
+    let count = |status| statuses.iter().filter(|seen| **seen == status).count();
+    let of = |number: usize, word: &str| format!("{number} of {} {word}", statuses.len());
+    if count(OutcomeStatus::InDoubt) > 0 {
+        return (RunVerdict::InDoubt, of(count(OutcomeStatus::InDoubt), "in doubt"));
+    }
+    let acted = state.plan.as_ref().filter(|plan| !plan.signatures.is_empty());
+    if state.runbook.is_some() {
+        let unreachable = state.targets.iter().filter(|target| target.is_unreachable()).count();
+        let confirmed = state.targets.iter().filter(|target| is_ill(target)).count();
+        if let Some(plan) = acted {
+            let bad = plan.entries.iter().filter(|entry| progress(state, entry) == Progress::Bad).count();
+            let left = confirmed.saturating_sub(plan.entries.len());
+            return match (bad, left, unreachable) {
+                (1.., ..) => (RunVerdict::Unresolved, format!("{bad} of {} not repaired", plan.entries.len())),
+                (0, _, 1..) => (RunVerdict::Unreachable, format!("{unreachable} targets could not be asked")),
+                (0, 1.., 0) => (RunVerdict::Findings, format!("{left} targets need a person")),
+                (0, 0, 0) => (RunVerdict::Resolved, format!("{} repaired and verified", plan.entries.len())),
+            };
+        }
+        return match (unreachable, confirmed) {
+            (1.., _) => (RunVerdict::Unreachable, format!("{unreachable} targets could not be asked")),
+            (0, 1..) => {
+                let rest = match state.mode() {
+                    RunMode::Diagnose => "",
+                    _ if state.plan.is_some() => "; planned, nothing was changed",
+                    _ => "; no remedy can help, a person has to",
+                };
+                (RunVerdict::Findings, format!("{confirmed} of {} not well{rest}", state.targets.len()))
+            }
+            (0, 0) => (RunVerdict::Ok, "nothing found".to_owned()),
+        };
+    }
+    for (status, verdict) in [
+        (OutcomeStatus::Failed, RunVerdict::Failed),
+        (OutcomeStatus::Refused, RunVerdict::Refused),
+        (OutcomeStatus::Expired, RunVerdict::Unreachable),
+        (OutcomeStatus::Unreachable, RunVerdict::Unreachable),
+        (OutcomeStatus::Cancelled, RunVerdict::Cancelled),
+    ] {
+        if count(status) > 0 {
+            return (verdict, of(count(status), status.word()));
+        }
+    }
+    (RunVerdict::Ok, of(statuses.len(), "succeeded"))
+}
+
+/// The outcomes that the run is about: its orders where it acted, else its probes.
+fn outcomes(state: &State) -> impl Iterator<Item = OutcomeStatus> {
+    let tasks = state.tasks().iter().filter_map(|task| task.outcome.as_ref());
+    let acted = state.tasks().iter().any(|task| task.outcome.is_some());
+    let probes = state.targets.iter().flat_map(|target| target.evidence.values()).filter(move |_| !acted);
+    tasks.chain(probes).map(vigie_proto::v1::Outcome::status)
+}
+
+fn is_ill(target: &super::TargetState) -> bool {
+    let findings = target.conclusion.iter().flat_map(|conclusion| &conclusion.findings);
+    findings.into_iter().any(|finding| finding.state() == FindingState::Confirmed)
+}

@@ -1,0 +1,143 @@
+//! What the world should be asked to do, where a run stands.
+
+use vigie_proto::{
+    id::HostId,
+    operation::Operation,
+    v1::{ProbePurpose, Request, RunPhase, run_spec::Kind},
+};
+
+use super::{Effect, ProbeKey, State, TaskState, act, plan};
+
+/// How long a host without a session may take to come back before its probes are given up, in milliseconds.
+const GRACE_MS: i64 = 1_000;
+
+/// The same after the controller itself was away: every agent then has to find it again, within its longest backoff.
+const GRACE_AFTER_RESTART_MS: i64 = 35_000;
+
+/// How much longer than its timeout a probe's answer may take on the way.
+const TRAVEL_MS: i64 = 5_000;
+
+/// A probe that the run asks, answered or not.
+pub(super) struct Asked {
+    pub(super) key: ProbeKey,
+    pub(super) request: Request,
+    pub(super) timeout_ms: u32,
+    /// Probes of the same target that are answered first.
+    pub(super) after: Vec<String>,
+    /// Not before this, Unix milliseconds.
+    pub(super) not_before_ms: i64,
+}
+
+impl Asked {
+    pub(super) fn is_answered(&self, state: &State) -> bool {
+        state.targets[self.key.target].has(&self.key)
+    }
+
+    /// Whether those that come before it are answered.
+    pub(super) fn is_due(&self, state: &State) -> bool {
+        self.after.iter().all(|before| {
+            state.targets[self.key.target].has(&ProbeKey { probe: before.clone(), ..self.key.clone() })
+        })
+    }
+
+    /// Since when an answer has been waited for, as far as the events tell.
+    pub(super) fn since_ms(&self, state: &State) -> i64 {
+        state.targets[self.key.target].last_seen_ms.max(state.owned_at_ms).max(self.not_before_ms)
+    }
+
+    /// When it is given up.
+    pub(super) fn deadline_ms(&self, state: &State, connected: bool) -> i64 {
+        let patience = match connected {
+            true => i64::from(self.timeout_ms) + TRAVEL_MS,
+            false if state.epoch > 1 => GRACE_AFTER_RESTART_MS,
+            false => GRACE_MS,
+        };
+        self.since_ms(state) + patience
+    }
+}
+
+/// The probes of the diagnosis, or of a single operation that needs no order.
+pub(super) fn diagnosis(state: &State) -> Vec<Asked> {
+    let targets = state.targets.iter().enumerate();
+    match (&state.runbook, &state.spec().kind) {
+        (Some(runbook), _) => targets
+            .flat_map(|(place, target)| {
+                runbook.probes(&target.target.stack).into_iter().map(move |probe| Asked {
+                    key: ProbeKey { target: place, probe: probe.id, purpose: ProbePurpose::Diagnosis, round: 0 },
+                    request: probe.request,
+                    timeout_ms: probe.timeout_ms,
+                    after: probe.after,
+                    not_before_ms: 0,
+                })
+            })
+            .collect(),
+        (None, Some(Kind::Operation(request))) => targets
+            .map(|(place, target)| Asked {
+                key: ProbeKey { target: place, probe: String::new(), purpose: ProbePurpose::Diagnosis, round: 0 },
+                request: plan::for_stack(request, &target.target.stack),
+                timeout_ms: timeout(request, state.spec().timeout_ms),
+                after: Vec::new(),
+                not_before_ms: 0,
+            })
+            .collect(),
+        (None, _) => Vec::new(),
+    }
+}
+
+/// The caller's timeout, or the catalogue's.
+pub(super) fn timeout(request: &Request, asked_for: u32) -> u32 {
+    if asked_for != 0 {
+        return asked_for;
+    }
+    Operation::of(request).map_or(10_000, |operation| {
+        u32::try_from(operation.timeout().as_millis()).unwrap_or(u32::MAX)
+    })
+}
+
+/// Everything that the run waits for the world to do. Empty for a closed run, and for one that waits for a person.
+pub fn wanted(state: &State, now_ms: i64, connected: &dyn Fn(HostId) -> bool) -> Vec<Effect> {
+    let (asked, tasks) = match state.phase() {
+        RunPhase::Observing => (diagnosis(state), false),
+        RunPhase::Previewing => (plan::previews(state), false),
+        RunPhase::Acting | RunPhase::Verifying => (act::verification(state), true),
+        RunPhase::AwaitingSignature | RunPhase::Closed | RunPhase::Unspecified => return Vec::new(),
+    };
+    let mut effects = Vec::new();
+    let mut wake_at = None;
+    let mut wake = |at: i64| wake_at = Some(wake_at.map_or(at, |earliest: i64| earliest.min(at)));
+    for asked in asked {
+        if asked.is_answered(state) || !asked.is_due(state) {
+            continue;
+        }
+        if asked.not_before_ms > now_ms {
+            wake(asked.not_before_ms);
+            continue;
+        }
+        let host = state.targets[asked.key.target].host;
+        wake(asked.deadline_ms(state, connected(host)));
+        effects.push(Effect::Probe { key: asked.key, host, request: asked.request, timeout_ms: asked.timeout_ms });
+    }
+    if tasks {
+        if let Some(plan) = &state.plan {
+            for (index, task) in plan.tasks.iter().enumerate() {
+                match task.state {
+                    TaskState::Sent | TaskState::Running => {
+                        if let Some(execute) = plan.execute(index, state.epoch) {
+                            effects.push(Effect::Execute { order: task.order, host: task.host, execute });
+                        }
+                        wake(act::lost_sight_at_ms(plan, task));
+                    }
+                    TaskState::Pending => wake(plan.manifest.not_after_ms + 1),
+                    TaskState::Ended => {}
+                }
+            }
+        }
+        if let Some(at) = act::verification_ends_at_ms(state) {
+            wake(at);
+        }
+    }
+    if let Some(at) = wake_at {
+        effects.push(Effect::WakeAt(at.max(now_ms + 1)));
+    }
+    effects
+}

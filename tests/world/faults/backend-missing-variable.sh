@@ -1,0 +1,11 @@
+# shellcheck shell=bash
+# JWT_SECRET is gone from .env.prod and the backend was recreated: it exits at once, again and again.
+break_it() {
+    sed -i '/^JWT_SECRET=/d' "$STACK/.env.prod"
+    compose up -d backend
+    poll 30 restarted sylion-backend 2
+}
+cure_it() {
+    restore "$STACK/.env.prod"
+    compose up -d backend
+}

@@ -1,0 +1,11 @@
+# shellcheck shell=bash
+# nginx was restarted with a configuration that does not parse: nginx -t fails, the unit is failed.
+break_it() {
+    sed -i 's/^    listen 80;$/    listen 80/' /etc/nginx/sites-available/api.sylion.tech
+    systemctl restart nginx || true
+}
+cure_it() {
+    restore /etc/nginx/sites-available/api.sylion.tech
+    systemctl reset-failed nginx
+    systemctl start nginx
+}

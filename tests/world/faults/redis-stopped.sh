@@ -1,0 +1,8 @@
+# shellcheck shell=bash
+# Redis was stopped by hand: /health answers 503 with redisConnected false.
+break_it() {
+    docker stop sylion-redis
+    poll 10 has_code 503
+    poll 40 has_health sylion-backend unhealthy
+}
+cure_it() { docker start sylion-redis; }

@@ -1,0 +1,3 @@
+# shellcheck shell=bash
+# Waits until the host is healthy.
+wait_healthy 60

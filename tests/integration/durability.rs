@@ -1,0 +1,84 @@
+//! Never twice, never lost: programs are killed in the middle of things.
+
+use std::{fs, path::Path, process::Stdio};
+
+use vigie_tests::{Fleet, wait_until};
+
+use crate::ANY_PROGRAM;
+
+/// A script that leaves a mark when it begins, waits until it is let go, and leaves another when it ends.
+fn script(fleet: &Fleet) -> (String, std::path::PathBuf, std::path::PathBuf) {
+    let (witness, gate) = (fleet.path("witness"), fleet.path("gate"));
+    let text = format!(
+        "echo begin >>{w}; while [ ! -e {g} ]; do sleep 0.05; done; echo end >>{w}",
+        w = witness.display(),
+        g = gate.display()
+    );
+    (text, witness, gate)
+}
+
+fn has(witness: &Path, line: &str) -> bool {
+    fs::read_to_string(witness).is_ok_and(|text| text.lines().any(|seen| seen == line))
+}
+
+fn newest_run(fleet: &Fleet) -> serde_json::Value {
+    fleet.vigiectl(&["runs", "list", "-o", "json"]).exits(0).json()["runs"][0].clone()
+}
+
+fn start_exec(fleet: &Fleet, script: &str) -> std::process::Child {
+    let mut ctl = fleet.ctl();
+    ctl.args(["exec", "-H", "vps1", "--yes", "--timeout", "60s", "--", "sh", "-c", script]);
+    ctl.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn a_controller_that_dies_in_the_middle_of_a_run_ends_it_all_the_same() {
+    let mut fleet = Fleet::new();
+    let _agent = fleet.add_agent("vps1", ANY_PROGRAM);
+    let (script, witness, gate) = script(&fleet);
+    let mut ctl = start_exec(&fleet, &script);
+    wait_until("the program begins", || has(&witness, "begin"));
+    fleet.kill_controller();
+    fs::write(&gate, "").unwrap();
+    wait_until("the program ends", || has(&witness, "end"));
+    fleet.start_controller();
+    fleet.wait_connected("vps1", true);
+    wait_until("the run closes", || newest_run(&fleet)["phase"] == "closed");
+    assert_eq!(newest_run(&fleet)["verdict"], "ok");
+    assert_eq!(fs::read_to_string(&witness).unwrap(), "begin\nend\n", "the program ran once");
+    // ctl watched through the restart, or said how to attach again.
+    let _ = ctl.wait();
+}
+
+#[test]
+fn a_ctl_that_dies_leaves_the_run_to_go_on() {
+    let fleet = Fleet::new();
+    let _agent = fleet.add_agent("vps1", ANY_PROGRAM);
+    let (script, witness, gate) = script(&fleet);
+    let mut ctl = start_exec(&fleet, &script);
+    wait_until("the program begins", || has(&witness, "begin"));
+    ctl.kill().unwrap();
+    ctl.wait().unwrap();
+    fs::write(&gate, "").unwrap();
+    wait_until("the run closes", || newest_run(&fleet)["phase"] == "closed");
+    let id = newest_run(&fleet)["run"].as_str().unwrap().to_owned();
+    let _ = fleet.vigiectl(&["runs", "watch", &id]).exits(0);
+    assert_eq!(fs::read_to_string(&witness).unwrap(), "begin\nend\n");
+}
+
+#[test]
+fn an_agent_that_dies_while_it_acts_is_in_doubt_and_never_acts_again() {
+    let fleet = Fleet::new();
+    let mut agent = fleet.add_agent("vps1", ANY_PROGRAM);
+    let (script, witness, gate) = script(&fleet);
+    let mut ctl = start_exec(&fleet, &script);
+    wait_until("the program begins", || has(&witness, "begin"));
+    agent.kill();
+    agent.start();
+    assert_eq!(ctl.wait().unwrap().code(), Some(5), "in doubt");
+    fs::write(&gate, "").unwrap();
+    let run = newest_run(&fleet);
+    assert_eq!(run["verdict"], "in_doubt", "{run}");
+    let begun = fs::read_to_string(&witness).unwrap();
+    assert_eq!(begun.matches("begin").count(), 1, "{begun}");
+}

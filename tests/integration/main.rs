@@ -1,0 +1,14 @@
+//! Real programs on loopback, with real TLS: what a user can rely on when nothing goes wrong, and when everything does.
+
+mod durability;
+mod orders;
+mod rogue;
+
+/// Lets orders run any program: the tests' witnesses are small scripts.
+const ANY_PROGRAM: &str = "version = 1\n[[allow]]\noperation = \"exec\"\nany = true\n";
+
+/// Lets orders run `uptime` alone.
+const UPTIME: &str = "version = 1\n[[allow]]\noperation = \"exec\"\nprograms = [\"/usr/bin/uptime\"]\n";
+
+/// Allows nothing.
+const NOTHING: &str = "version = 1\n";

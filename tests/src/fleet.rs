@@ -1,0 +1,201 @@
+//! A controller, an operator and agents on loopback.
+
+use std::{
+    fs::{self, File},
+    net::TcpStream,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use tempfile::TempDir;
+
+use crate::program::{Said, binary, free_ports, wait_until};
+
+/// A controller with one operator, `ada`, who is logged in.
+pub struct Fleet {
+    folder: TempDir,
+    /// Operators, agents, enrolment.
+    pub ports: [u16; 3],
+    controller: Option<Child>,
+}
+
+/// An enrolled agent that runs.
+pub struct AgentProcess {
+    pub name: String,
+    folder: PathBuf,
+    process: Option<Child>,
+}
+
+impl Fleet {
+    /// Sets a controller up, starts it and logs an operator in.
+    ///
+    /// # Panics
+    /// When any of it fails.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary folder: {error}"));
+        let ports = free_ports();
+        let mut fleet = Self { folder, ports, controller: None };
+        let [operators, agents, enrolment] = ports.map(|port| port.to_string());
+        let token = Said::of(
+            Command::new(binary("vigie-controller"))
+                .args(["init", "--address", "127.0.0.1", "--bind", "127.0.0.1", "--state"])
+                .arg(fleet.path("controller"))
+                .args(["--operators-port", &operators, "--agents-port", &agents, "--enrolment-port", &enrolment]),
+        )
+        .exits(0);
+        fleet.start_controller();
+        let file = fleet.path("login-token");
+        write(&file, &token.stdout);
+        let login = fleet.ctl().args(["login", "--name", "ada", "--token-file"]).arg(&file).output();
+        match login {
+            Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
+            Err(error) => panic!("vigiectl: {error}"),
+        }
+        fleet
+    }
+
+    /// A place in the fleet's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts the controller and waits until it listens.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn start_controller(&mut self) {
+        let controller = Command::new(binary("vigie-controller"))
+            .args(["serve", "--state"])
+            .arg(self.path("controller"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log(&self.path("controller.log")))
+            .spawn();
+        self.controller = Some(controller.unwrap_or_else(|error| panic!("vigie-controller: {error}")));
+        for port in self.ports {
+            wait_until("the controller listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        }
+    }
+
+    /// Ends the controller without warning.
+    pub fn kill_controller(&mut self) {
+        kill(&mut self.controller);
+    }
+
+    /// `vigiectl` as ada.
+    pub fn ctl(&self) -> Command {
+        let mut ctl = Command::new(binary("vigiectl"));
+        ctl.env("VIGIE_HOME", self.path("operator")).env("NO_COLOR", "1").stdin(Stdio::null());
+        ctl
+    }
+
+    /// Runs `vigiectl` with these words.
+    pub fn vigiectl(&self, words: &[&str]) -> Said {
+        Said::of(self.ctl().args(words))
+    }
+
+    /// Enrols a host of this name with this policy, starts its agent and waits for its session.
+    ///
+    /// # Panics
+    /// When any of it fails.
+    pub fn add_agent(&self, name: &str, policy: &str) -> AgentProcess {
+        let folder = self.path(name);
+        let made = fs::create_dir(&folder).and_then(|()| fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)));
+        made.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        let token = self.vigiectl(&["hosts", "token", name]).exits(0);
+        write(&folder.join("token"), &token.stdout);
+        write(&folder.join("policy.toml"), policy);
+        write(&folder.join("agent.toml"), &format!("policy = {:?}\n", folder.join("policy.toml")));
+        let enroll = Command::new(binary("vigie-agent"))
+            .args(["enroll", "--token-file"])
+            .arg(folder.join("token"))
+            .arg("--state")
+            .arg(folder.join("state"))
+            .output();
+        let _ = Said::from(enroll.unwrap_or_else(|error| panic!("vigie-agent: {error}"))).exits(0);
+        let mut agent = AgentProcess { name: name.to_owned(), folder, process: None };
+        agent.start();
+        self.wait_connected(name, true);
+        agent
+    }
+
+    /// Waits until a host has a session, or has none.
+    pub fn wait_connected(&self, name: &str, connected: bool) {
+        wait_until(&format!("{name} connected: {connected}"), || {
+            let host = self.vigiectl(&["hosts", "show", name, "-o", "json"]);
+            host.code == 0 && host.json()["connected"] == serde_json::Value::Bool(connected)
+        });
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        kill(&mut self.controller);
+        if std::thread::panicking() {
+            for log in ["controller.log"] {
+                let text = fs::read_to_string(self.path(log)).unwrap_or_default();
+                let lines: Vec<_> = text.lines().rev().take(30).collect();
+                let lines: Vec<_> = lines.into_iter().rev().collect();
+                // Shown by the test runner beside the failure.
+                std::io::Write::write_all(&mut std::io::stderr(), lines.join("\n").as_bytes()).ok();
+            }
+        }
+    }
+}
+
+impl AgentProcess {
+    /// Starts the agent.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(&mut self) {
+        let agent = Command::new(binary("vigie-agent"))
+            .args(["run", "--state"])
+            .arg(self.folder.join("state"))
+            .arg("--config")
+            .arg(self.folder.join("agent.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log(&self.folder.join("agent.log")))
+            .spawn();
+        self.process = Some(agent.unwrap_or_else(|error| panic!("vigie-agent: {error}")));
+    }
+
+    /// Ends the agent without warning.
+    pub fn kill(&mut self) {
+        kill(&mut self.process);
+    }
+
+    /// The agent's state folder.
+    pub fn state(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+}
+
+impl Drop for AgentProcess {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn kill(process: &mut Option<Child>) {
+    if let Some(mut process) = process.take() {
+        // One that has ended already is as dead as it has to be.
+        let _ = process.kill();
+        let _ = process.wait();
+    }
+}
+
+fn write(path: &Path, text: &str) {
+    let written = fs::write(path, text).and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o600)));
+    written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
+
+fn log(path: &Path) -> Stdio {
+    match File::options().create(true).append(true).open(path) {
+        Ok(file) => file.into(),
+        Err(error) => panic!("{}: {error}", path.display()),
+    }
+}

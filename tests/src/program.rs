@@ -1,0 +1,98 @@
+//! Running the workspace's programs.
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// What a program said and how it ended.
+#[derive(Debug)]
+pub struct Said {
+    /// -1 when a signal ended it.
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Said {
+    /// Runs a command to its end.
+    ///
+    /// # Panics
+    /// When it cannot be run at all.
+    pub fn of(command: &mut Command) -> Self {
+        match command.output() {
+            Ok(output) => output.into(),
+            Err(error) => panic!("{command:?}: {error}"),
+        }
+    }
+
+    /// Its standard output as JSON.
+    ///
+    /// # Panics
+    /// When it is none.
+    pub fn json(&self) -> serde_json::Value {
+        match serde_json::from_str(&self.stdout) {
+            Ok(json) => json,
+            Err(error) => panic!("not JSON ({error}): {self:?}"),
+        }
+    }
+
+    /// Insists on an exit status.
+    ///
+    /// # Panics
+    /// When it is another.
+    #[must_use]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{}\n{}", self.stdout, self.stderr);
+        self
+    }
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// One of the workspace's programs, built in the profile that the tests are built in.
+///
+/// # Panics
+/// When it has not been built: `tests/run` builds it, and so does `cargo build --workspace --bins`.
+pub fn binary(name: &str) -> PathBuf {
+    // The test runs from target/<profile>/deps.
+    let test = std::env::current_exe().unwrap_or_default();
+    let path = test.parent().and_then(Path::parent).unwrap_or(Path::new("")).join(name);
+    assert!(path.is_file(), "{} is not there: run `cargo build --workspace --bins` first", path.display());
+    path
+}
+
+/// So many ports that nobody listens on now.
+///
+/// # Panics
+/// When loopback has none.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0"));
+    listeners.map(|listener| match listener.and_then(|listener| listener.local_addr()) {
+        Ok(address) => address.port(),
+        Err(error) => panic!("no free port: {error}"),
+    })
+}
+
+/// Looks until something is so.
+///
+/// # Panics
+/// When it is not within 30 seconds; says what was waited for.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !holds() {
+        assert!(since.elapsed() < Duration::from_secs(30), "{what}: not within 30 s");
+        thread::sleep(Duration::from_millis(20));
+    }
+}

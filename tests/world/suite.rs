@@ -1,0 +1,217 @@
+//! The world: three real VPSes, one of them broken by each fault in turn. `tests/run world` brings the hosts up and adds
+//! them with `vigiectl hosts add`; this suite breaks, diagnoses, repairs and looks.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+use serde_json::Value;
+use vigie_tests::{Said, binary, wait_until};
+
+/// What one fault must lead to.
+struct Case {
+    fault: &'static str,
+    /// The finding that is the root cause.
+    cause: &'static str,
+    /// What the cause's words must name.
+    says: &'static str,
+    /// The remedy that is proposed; empty where a person has to edit something.
+    remedy: &'static str,
+    /// What the advice must name, where a person has to.
+    advise: &'static str,
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("world").join(name)
+}
+
+fn world(words: &[&str]) -> Said {
+    Said::of(Command::new(script("world")).args(words)).exits(0)
+}
+
+fn fleet(words: &[&str]) {
+    let _ = Said::of(Command::new(script("fleet")).args(words)).exits(0);
+}
+
+fn state() -> PathBuf {
+    PathBuf::from(std::env::var("VIGIE_FLEET_STATE").unwrap_or_else(|_| panic!("run this through `tests/run world`")))
+}
+
+fn ctl(words: &[&str]) -> Said {
+    Said::of(Command::new(binary("vigiectl")).args(words).env("VIGIE_HOME", state().join("operator")).env("NO_COLOR", "1"))
+}
+
+/// What vigiectl says of each target, healthy ones included.
+fn targets(document: &Value) -> &Vec<Value> {
+    document["targets"].as_array().unwrap_or_else(|| panic!("no targets: {document}"))
+}
+
+fn target<'a>(document: &'a Value, host: &str) -> &'a Value {
+    targets(document).iter().find(|target| target["host"] == host).unwrap_or_else(|| panic!("no {host}: {document}"))
+}
+
+/// The confirmed findings of a target that nothing else explains.
+fn causes(target: &Value) -> Vec<&Value> {
+    let findings = target["findings"].as_array().unwrap_or_else(|| panic!("no findings: {target}"));
+    findings.iter().filter(|f| f["state"] == "confirmed" && f["explained_by"] == "").collect()
+}
+
+/// Breaks one host, and insists on the whole way from the symptom to the end.
+fn incident(host: &str, case: &Case) {
+    let _ = world(&["reset", "all"]);
+    let _ = world(&["fault", host, case.fault]);
+
+    let since = Instant::now();
+    let diagnosed = ctl(&["diagnose", "backend-502", "--all", "-o", "json"]).exits(6);
+    let took = since.elapsed();
+    let document = diagnosed.json();
+    assert_eq!(targets(&document).len(), 3, "every host is in the sum");
+    for target in targets(&document) {
+        let causes = causes(target);
+        if target["host"] != host {
+            assert!(causes.is_empty(), "{} is healthy: {causes:#?}", target["host"]);
+            assert_eq!(target["health"], "healthy", "{target:#}");
+            continue;
+        }
+        let ids: Vec<_> = causes.iter().map(|finding| finding["id"].as_str().unwrap_or_default()).collect();
+        assert_eq!(ids, [case.cause], "{causes:#?}");
+        let says = causes[0]["says"].as_str().unwrap_or_default();
+        assert!(says.contains(case.says), "{says}");
+        let advise = causes[0]["advise"].as_str().unwrap_or_default();
+        assert!(advise.contains(case.advise), "{advise}");
+        assert_eq!(target["restore_backup"]["answer"], "never");
+        let evidence = causes[0]["evidence"].as_array().map_or(0, Vec::len);
+        assert!(evidence > 0, "no evidence: {causes:#?}");
+        let ruled_out = target["findings"].as_array().into_iter().flatten().filter(|f| f["state"] == "ruled_out").count();
+        assert!(ruled_out > 3, "hardly anything is ruled out: {target:#}");
+    }
+    assert!(took.as_secs() < 30, "{took:?}");
+
+    let before = world(&["exec", host, "--", "docker", "inspect", "--format", "{{.Id}} {{.State.StartedAt}}", "sylion-postgres"]);
+    if case.remedy.is_empty() {
+        let ran = ctl(&["run", "backend-502", "--all", "--yes", "-o", "json"]).exits(6);
+        let ran = ran.json();
+        for target in targets(&ran) {
+            assert!(target["tasks"].as_array().is_none_or(Vec::is_empty), "acted in vain: {target:#}");
+        }
+    } else {
+        repair(host, case);
+    }
+    let after = world(&["exec", host, "--", "docker", "inspect", "--format", "{{.Id}} {{.State.StartedAt}}", "sylion-postgres"]);
+    assert_eq!(before.stdout, after.stdout, "the database was not touched");
+}
+
+fn repair(host: &str, case: &Case) {
+    // Nobody says yes: nothing changes.
+    let asked = ctl(&["run", "backend-502", "--all"]).exits(4);
+    assert!(asked.stderr.contains("--yes"), "{asked:?}");
+    assert_eq!(causes(target(&ctl(&["diagnose", "backend-502", "--all", "-o", "json"]).exits(6).json(), host)).len(), 1);
+
+    let ran = ctl(&["run", "backend-502", "--all", "--yes", "-o", "json"]).exits(0).json();
+    assert_eq!(ran["verdict"], "resolved", "{ran:#}");
+    let repaired = target(&ran, host);
+    assert_eq!(repaired["remedy"], case.remedy, "{repaired:#}");
+    assert_eq!(repaired["verification"]["verified"], true, "{repaired:#}");
+    for other in targets(&ran).iter().filter(|target| target["host"] != host) {
+        assert!(other["tasks"].as_array().is_none_or(Vec::is_empty), "a healthy host was touched: {other:#}");
+    }
+    let health = world(&["exec", host, "--", "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "http://127.0.0.1/health", "-H", "Host: api.sylion.tech"]);
+    assert_eq!(health.stdout, "200");
+
+    let id = ran["run"].as_str().unwrap_or_default();
+    let shown = ctl(&["runs", "show", id]).exits(0).stdout;
+    for line in ["opened", "signed", "verified"] {
+        assert!(shown.contains(line), "the timeline lacks {line:?}:\n{shown}");
+    }
+    let report = ctl(&["runs", "show", id, "--report"]).exits(0).stdout;
+    for line in ["# run backend-502", "## Findings", "## Timeline", "- [x] /health answers 200"] {
+        assert!(report.contains(line), "the report lacks {line:?}:\n{report}");
+    }
+}
+
+macro_rules! incidents {
+    ($($name:ident on $host:literal: $case:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            incident($host, &$case);
+        }
+    )*};
+}
+
+incidents! {
+    backend_stopped on "vps2": Case {
+        fault: "backend-stopped", cause: "backend_stopped", says: "sylion-backend is stopped",
+        remedy: "restart_backend", advise: "",
+    };
+    backend_crash_loops_for_want_of_a_variable on "vps1": Case {
+        fault: "backend-missing-variable", cause: "missing_variable", says: "JWT_SECRET",
+        remedy: "", advise: "compose_up",
+    };
+    backend_accepts_and_never_answers on "vps3": Case {
+        fault: "backend-unhealthy", cause: "hanging", says: "does not answer",
+        remedy: "restart_backend", advise: "",
+    };
+    port_is_not_published on "vps2": Case {
+        fault: "port-not-published", cause: "port_not_published", says: "8000",
+        remedy: "", advise: "127.0.0.1:8000:8000",
+    };
+    nginx_points_at_a_wrong_upstream on "vps1": Case {
+        fault: "nginx-wrong-upstream", cause: "wrong_upstream", says: "127.0.0.1:8001",
+        remedy: "", advise: "proxy_pass http://127.0.0.1:8000",
+    };
+    backend_is_killed_for_memory on "vps3": Case {
+        fault: "backend-oom", cause: "out_of_memory", says: "40 MiB",
+        remedy: "", advise: "mem_limit",
+    };
+    image_is_broken_and_the_source_is_mended on "vps2": Case {
+        fault: "image-broken", cause: "image_outdated", says: "SyntaxError",
+        remedy: "rebuild_backend", advise: "",
+    };
+}
+
+#[test]
+fn healthy_hosts_are_well_and_nothing_is_said_against_them() {
+    let _ = world(&["reset", "all"]);
+    let well = ctl(&["diagnose", "backend-502", "--all", "-o", "json"]).exits(0).json();
+    for target in targets(&well) {
+        assert_eq!(target["health"], "healthy", "{target:#}");
+    }
+    let ran = ctl(&["run", "backend-502", "--all", "--yes", "-o", "json"]).exits(0).json();
+    assert_eq!(ran["verdict"], "ok");
+}
+
+#[test]
+fn exec_is_the_hosts_policy_to_allow() {
+    let ran = ctl(&["exec", "-H", "vps1", "--yes", "--", "uptime"]).exits(0);
+    assert!(ran.stdout.contains("load average"), "{ran:?}");
+    let refused = ctl(&["exec", "-H", "vps2", "--yes", "--", "uptime"]).exits(4);
+    assert!(format!("{}{}", refused.stdout, refused.stderr).contains("/etc/vigie/policy.toml"), "{refused:?}");
+}
+
+/// The controller is killed while a host rebuilds: the run ends all the same, and the rebuild happened once.
+#[test]
+fn a_controller_killed_in_the_middle_of_a_repair() {
+    let _ = world(&["reset", "all"]);
+    let _ = world(&["fault", "vps1", "image-broken"]);
+    let mut run = Command::new(binary("vigiectl"))
+        .args(["run", "backend-502", "-H", "vps1", "--yes"])
+        .env("VIGIE_HOME", state().join("operator"))
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let newest = || ctl(&["runs", "list", "-o", "json"]).exits(0).json()["runs"][0].clone();
+    wait_until("the run acts", || newest()["phase"] == "acting");
+    fleet(&["controller", "kill"]);
+    fleet(&["controller", "start"]);
+    let id = newest()["run"].as_str().unwrap().to_owned();
+    let watched = ctl(&["runs", "watch", &id]).exits(0);
+    assert!(!watched.stdout.is_empty());
+    let _ = run.wait();
+    assert_eq!(newest()["verdict"], "resolved");
+    let events = ctl(&["runs", "show", &id, "-o", "json"]).exits(0).json();
+    let ended = events["events"].as_array().unwrap().iter().filter(|event| event.get("ended").is_some()).count();
+    assert_eq!(ended, 1, "one order, one end: {events:#}");
+}

@@ -1,1 +1,37 @@
-//! vigie-runbook
+//! Runbooks: what to ask a host, what its answers mean, and what may be done about it.
+//!
+//! A runbook is YAML that is checked when it is read ([`Runbook::parse`], [`lint`]), given its parameters
+//! ([`Runbook::bind`]), and then says as exact messages which probes to ask and which actions to take, and judges the
+//! answers with rules of three truth values ([`Bound::judge`]). [`run`] is the state machine of one run over many
+//! hosts. Nothing here does I/O: controller, ctl and agent drive the same code.
+
+mod bound;
+mod call;
+mod diagnostic;
+mod guard;
+mod judge;
+mod model;
+mod parameters;
+mod read;
+mod rollout;
+mod rules;
+
+pub mod report;
+pub mod run;
+
+#[cfg(test)]
+mod tests;
+
+pub use bound::{Bound, Evidence, ProbeSpec, StepSpec, Subject, Verification};
+pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use judge::Judgement;
+pub use model::{
+    Check, Contact, Finding, FindingSeverity, Probe, Remedy, Restore, Risk, Runbook, Scope, Symptom, lint,
+};
+pub use parameters::{Parameter, ParameterError, ParameterType, ParameterValue};
+pub use rollout::{Batch, Rollout};
+
+/// The runbooks that every program carries: their ids and their texts.
+pub fn shipped() -> &'static [(&'static str, &'static str)] {
+    &[("backend-502", include_str!("../../../deploy/runbooks/backend-502.yaml"))]
+}

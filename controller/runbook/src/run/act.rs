@@ -147,7 +147,7 @@ fn overdue(plan: &Plan, now_ms: i64) -> Option<Event> {
 /// When an order's agent has had all the time there is.
 pub(super) fn lost_sight_at_ms(plan: &Plan, task: &Task) -> i64 {
     let starts_by = match task.state {
-        TaskState::Running => task.started_at_ms,
+        TaskState::Running => task.heard_at_ms,
         _ => plan.manifest.not_after_ms,
     };
     starts_by + CLOCK_ALLOWANCE_MS + i64::from(task.leaf.timeout_ms) + PATIENCE_MS

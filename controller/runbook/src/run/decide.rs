@@ -24,36 +24,38 @@ pub struct Surroundings<'a> {
     pub connected: &'a dyn Fn(HostId) -> bool,
 }
 
-/// What an input led to: events to commit, and the state after them.
+/// What inputs led to: events to commit, and the state after them.
 #[derive(Debug)]
 pub struct Decision {
-    /// Numbered and dated; empty when the input changes nothing.
+    /// Numbered and dated; empty when the inputs change nothing.
     pub events: Vec<RunEvent>,
     pub state: State,
+    /// For each input why it was not taken; `None` when it was.
+    pub rejections: Vec<Option<Rejected>>,
 }
 
-/// Decides. Deterministic in its arguments; evaluates rules, so that it does not belong on an async thread.
-///
-/// # Errors
-/// When the input makes no sense where the run stands; nothing has then happened.
-pub fn decide(state: &State, input: Input, around: &mut Surroundings<'_>) -> Result<Decision, Rejected> {
-    let mut decision = Decision { events: Vec::new(), state: state.clone() };
-    if state.closed.is_some() {
-        return match input {
-            Input::Signed { .. } | Input::Cancel { .. } => Err(Rejected::Closed),
-            // Late reports are harmless: the log says how the run ended.
-            _ => Ok(decision),
+/// Decides on inputs in turn, and then on all that follows from where the run stands. Deterministic in its arguments;
+/// evaluates rules, so that it does not belong on an async thread. Inputs that come in a burst are worth deciding
+/// together: what follows is looked for once.
+pub fn decide(state: &State, inputs: impl IntoIterator<Item = Input>, around: &mut Surroundings<'_>) -> Decision {
+    let mut decision = Decision { events: Vec::new(), state: state.clone(), rejections: Vec::new() };
+    for input in inputs {
+        let rejection = match react(&decision.state, input, around) {
+            Ok(None) => None,
+            Ok(Some(event)) => {
+                decision.record(event, around.now_ms);
+                None
+            }
+            Err(rejected) => Some(rejected),
         };
-    }
-    if let Some(event) = react(state, input, around)? {
-        decision.record(event, around.now_ms);
+        decision.rejections.push(rejection);
     }
     while let Some(event) = follows(&decision.state, around) {
         if !decision.record(event, around.now_ms) {
             break;
         }
     }
-    Ok(decision)
+    decision
 }
 
 impl Decision {
@@ -72,6 +74,13 @@ impl Decision {
 
 /// The event that an input is, if it is one.
 fn react(state: &State, input: Input, around: &mut Surroundings<'_>) -> Result<Option<Event>, Rejected> {
+    if state.closed.is_some() {
+        return match input {
+            Input::Signed { .. } | Input::Cancel { .. } => Err(Rejected::Closed),
+            // Late reports are harmless: the log says how the run ended.
+            _ => Ok(None),
+        };
+    }
     match input {
         Input::Tick => Ok(None),
         Input::Probed { key, outcome, asked_at_ms } => {
@@ -156,9 +165,12 @@ fn follows(state: &State, around: &mut Surroundings<'_>) -> Option<Event> {
         let waiting = asked.iter().any(|asked| !asked.is_answered(state));
         return (!waiting).then(|| plan::propose_or_close(state, around));
     }
+    let mut waiting = vec![false; state.targets.len()];
+    for unanswered in asked.iter().filter(|asked| !asked.is_answered(state)) {
+        waiting[unanswered.key.target] = true;
+    }
     let ready: Vec<_> = (0..state.targets.len())
-        .filter(|&target| state.targets[target].conclusion.is_none())
-        .filter(|&target| asked.iter().filter(|asked| asked.key.target == target).all(|a| a.is_answered(state)))
+        .filter(|&target| state.targets[target].conclusion.is_none() && !waiting[target])
         .collect();
     match &state.runbook {
         Some(_) if state.is_concluded() => Some(verdict::close(state)),

@@ -47,6 +47,8 @@ pub struct Task {
     pub state: TaskState,
     /// The agent's clock at its start; 0 before.
     pub started_at_ms: i64,
+    /// The controller's clock when it heard of the start; 0 before.
+    pub(super) heard_at_ms: i64,
     pub outcome: Option<Outcome>,
 }
 
@@ -207,6 +209,7 @@ impl State {
                         task.state = TaskState::Running;
                     }
                     task.started_at_ms = started.at_ms;
+                    task.heard_at_ms = event.at_ms;
                 }
             }
             Event::Ended(ended) => {
@@ -421,6 +424,7 @@ impl Plan {
                     leaf,
                     state: TaskState::Pending,
                     started_at_ms: 0,
+                    heard_at_ms: 0,
                     outcome: None,
                 })
             })

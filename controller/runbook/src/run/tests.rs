@@ -141,10 +141,10 @@ impl World {
             ids: &mut self.ids,
             connected: &|host| connected.contains(&host),
         };
-        let decision = decide(&self.state, input, &mut around)?;
+        let mut decision = decide(&self.state, [input], &mut around);
         self.events.extend(decision.events);
         self.state = decision.state;
-        Ok(())
+        decision.rejections.remove(0).map_or(Ok(()), Err)
     }
 
     /// The driver dies and another folds the log again.

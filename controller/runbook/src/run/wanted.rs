@@ -61,6 +61,8 @@ pub(super) fn diagnosis(state: &State) -> Vec<Asked> {
     let targets = state.targets.iter().enumerate();
     match (&state.runbook, &state.spec().kind) {
         (Some(runbook), _) => targets
+            // Where everything is answered, nothing has to be put together.
+            .filter(|(_, target)| target.conclusion.is_none())
             .flat_map(|(place, target)| {
                 runbook.probes(&target.target.stack).into_iter().map(move |probe| Asked {
                     key: ProbeKey { target: place, probe: probe.id, purpose: ProbePurpose::Diagnosis, round: 0 },

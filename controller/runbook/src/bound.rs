@@ -1,0 +1,164 @@
+//! A runbook with its parameters: what it asks, and what it would do, as exact requests.
+
+use std::collections::BTreeMap;
+
+use vigie_proto::v1::{self, Outcome, Request};
+
+use crate::{
+    call::{Call, Prepared},
+    model::{Probe, Remedy, Runbook, Verify},
+    parameters::{self, ParameterError, Values},
+    rules::Value,
+};
+
+/// What the probes of one target answered, by their ids.
+pub type Evidence = BTreeMap<String, Outcome>;
+
+/// The target that is judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// The host's name.
+    pub host: &'a str,
+    /// Empty when the runbook is about hosts.
+    pub stack: &'a str,
+    /// Unix milliseconds.
+    pub now_ms: i64,
+}
+
+/// A probe to ask.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProbeSpec {
+    pub id: String,
+    pub request: Request,
+    pub timeout_ms: u32,
+    /// Probes that are answered first.
+    pub after: Vec<String>,
+}
+
+/// An action to take.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepSpec {
+    pub request: Request,
+    pub timeout_ms: u32,
+}
+
+/// How to see that a remedy worked: ask, judge with [`Bound::verified`], and ask again until it did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verification {
+    pub probes: Vec<ProbeSpec>,
+    /// After so long without it, it did not work.
+    pub within_ms: u32,
+    /// The pause between two rounds.
+    pub every_ms: u32,
+}
+
+/// A runbook with its parameters bound.
+#[derive(Debug, Clone)]
+pub struct Bound {
+    runbook: Runbook,
+    pub(crate) parameters: BTreeMap<String, Value>,
+    diagnosis: Vec<Prepared>,
+    /// By the remedy's id; its own verification, or the runbook's.
+    remedies: BTreeMap<String, BoundRemedy>,
+}
+
+#[derive(Debug, Clone)]
+struct BoundRemedy {
+    steps: Vec<Prepared>,
+    verification: Vec<Prepared>,
+}
+
+impl Bound {
+    pub(crate) fn new(runbook: &Runbook, given: &[v1::Parameter]) -> Result<Self, Vec<ParameterError>> {
+        let values = parameters::bind(&runbook.parameters, given)?;
+        let mut errors = Vec::new();
+        let diagnosis = prepare(runbook.probes.iter().map(|probe| &probe.call), &values, &mut errors);
+        let mut remedies = BTreeMap::new();
+        for remedy in &runbook.remedies {
+            let steps = prepare(remedy.steps.iter().map(|step| &step.call), &values, &mut errors);
+            let probes = verify(runbook, remedy).map_or(&[][..], |verify| &verify.probes);
+            let verification = prepare(probes.iter().map(|probe| &probe.call), &values, &mut errors);
+            remedies.insert(remedy.id.clone(), BoundRemedy { steps, verification });
+        }
+        if !errors.is_empty() {
+            errors.dedup();
+            return Err(errors);
+        }
+        let parameters = values.iter().map(|(name, value)| (name.clone(), value.in_rules())).collect();
+        Ok(Self { runbook: runbook.clone(), parameters, diagnosis, remedies })
+    }
+
+    /// The runbook as it was read.
+    pub fn runbook(&self) -> &Runbook {
+        &self.runbook
+    }
+
+    /// The probes of the diagnosis.
+    pub fn probes(&self, stack: &str) -> Vec<ProbeSpec> {
+        ask(&self.runbook.probes, &self.diagnosis, stack)
+    }
+
+    pub fn remedy(&self, id: &str) -> Option<&Remedy> {
+        self.runbook.remedies.iter().find(|remedy| remedy.id == id)
+    }
+
+    /// What a remedy does, step by step; nothing for an unknown remedy.
+    pub fn steps(&self, remedy: &str, stack: &str) -> Vec<StepSpec> {
+        let (Some(steps), Some(bound)) = (self.remedy(remedy), self.remedies.get(remedy)) else {
+            return Vec::new();
+        };
+        let steps = steps.steps.iter().zip(&bound.steps);
+        steps
+            .map(|(step, call)| StepSpec { request: call.request(stack), timeout_ms: step.timeout_ms })
+            .collect()
+    }
+
+    /// How to see that a remedy worked. Nothing is asked, and no time given, for an unknown remedy.
+    pub fn verification(&self, remedy: &str, stack: &str) -> Verification {
+        match (self.verify(remedy), self.remedies.get(remedy)) {
+            (Some(verify), Some(bound)) => Verification {
+                probes: ask(&verify.probes, &bound.verification, stack),
+                within_ms: verify.within_ms,
+                every_ms: verify.every_ms,
+            },
+            _ => Verification { probes: Vec::new(), within_ms: 0, every_ms: 0 },
+        }
+    }
+
+    pub(crate) fn verify(&self, remedy: &str) -> Option<&Verify> {
+        self.remedy(remedy).and_then(|remedy| verify(&self.runbook, remedy))
+    }
+}
+
+fn verify<'a>(runbook: &'a Runbook, remedy: &'a Remedy) -> Option<&'a Verify> {
+    remedy.verify.as_ref().or(runbook.verify.as_ref())
+}
+
+fn ask(probes: &[Probe], calls: &[Prepared], stack: &str) -> Vec<ProbeSpec> {
+    let probes = probes.iter().zip(calls).map(|(probe, call)| ProbeSpec {
+        id: probe.id.clone(),
+        request: call.request(stack),
+        timeout_ms: probe.timeout_ms,
+        after: probe.after.clone(),
+    });
+    probes.collect()
+}
+
+/// The calls' messages. What the catalogue refuses is the parameter's fault: without it the call was checked already.
+fn prepare<'a>(
+    calls: impl Iterator<Item = &'a Call>,
+    values: &Values,
+    errors: &mut Vec<ParameterError>,
+) -> Vec<Prepared> {
+    let mut prepared = Vec::new();
+    for call in calls {
+        match call.prepare(values) {
+            Ok(call) => prepared.push(call),
+            Err(error) => {
+                let name = call.culprit(&error).unwrap_or_default().to_owned();
+                errors.push(ParameterError { name, reason: error.reason });
+            }
+        }
+    }
+    prepared
+}

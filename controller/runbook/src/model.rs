@@ -1,0 +1,223 @@
+//! A runbook as it was read: checked, and still without parameters and evidence.
+
+use sha2::{Digest as _, Sha256};
+use vigie_proto::{operation::Operation, v1};
+
+use crate::{
+    bound::Bound,
+    call::Call,
+    diagnostic::Diagnostics,
+    guard::on_a_big_stack,
+    parameters::{Parameter, ParameterError},
+    read,
+    rollout::Rollout,
+    rules::{Rule, Template},
+};
+
+/// What a runbook is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Each host once.
+    Host,
+    /// Each stack of each host once.
+    Stack,
+}
+
+/// A checked runbook.
+#[derive(Debug, Clone)]
+pub struct Runbook {
+    pub id: String,
+    pub title: String,
+    pub scope: Scope,
+    pub parameters: Vec<Parameter>,
+    pub symptoms: Vec<Symptom>,
+    /// The probes of the diagnosis.
+    pub probes: Vec<Probe>,
+    pub findings: Vec<Finding>,
+    pub remedies: Vec<Remedy>,
+    /// The verification of remedies that have none of their own.
+    pub(crate) verify: Option<Verify>,
+    /// Whether to restore a backup; the first entry that applies answers, and the last always does.
+    pub restore: Vec<Restore>,
+    pub checklist: Vec<Check>,
+    pub rollout: Rollout,
+    pub contacts: Vec<Contact>,
+    /// The text that it was read from, and its SHA-256.
+    pub text: String,
+    pub digest: [u8; 32],
+}
+
+/// What a person or a monitor notices first.
+#[derive(Debug, Clone)]
+pub struct Symptom {
+    pub(crate) when: Rule,
+    pub(crate) says: Template,
+}
+
+/// A question to a host, under the name that rules know its answer by.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    pub id: String,
+    pub(crate) call: Call,
+    pub timeout_ms: u32,
+    /// Probes that are answered first.
+    pub after: Vec<String>,
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FindingSeverity {
+    /// Worth knowing.
+    Notice,
+    /// It will break, or is slow.
+    Warning,
+    /// It is down.
+    Critical,
+}
+
+impl FindingSeverity {
+    pub(crate) const WORDS: &[(&str, Self)] =
+        &[("notice", Self::Notice), ("warning", Self::Warning), ("critical", Self::Critical)];
+
+    /// As runbooks write it.
+    pub fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, severity)| *severity == self).map_or("", |(word, _)| word)
+    }
+}
+
+/// Something that may be wrong.
+#[derive(Debug, Clone)]
+pub struct Finding {
+    pub id: String,
+    pub title: String,
+    pub severity: FindingSeverity,
+    pub(crate) when: Rule,
+    pub(crate) says: Template,
+    pub(crate) advise: Option<Template>,
+    /// Findings that are consequences of this one.
+    pub explains: Vec<String>,
+    /// Shown beside what the rule looks at.
+    pub(crate) evidence: Vec<Rule>,
+}
+
+/// How much a remedy can break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Risk {
+    Low,
+    Medium,
+    High,
+}
+
+impl Risk {
+    pub(crate) const WORDS: &[(&str, Self)] =
+        &[("low", Self::Low), ("medium", Self::Medium), ("high", Self::High)];
+
+    /// As runbooks write it.
+    pub fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, risk)| *risk == self).map_or("", |(word, _)| word)
+    }
+}
+
+/// What can be done about findings.
+#[derive(Debug, Clone)]
+pub struct Remedy {
+    pub id: String,
+    pub title: String,
+    pub risk: Risk,
+    /// The findings that it cures.
+    pub cures: Vec<String>,
+    pub(crate) when: Option<Rule>,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) verify: Option<Verify>,
+}
+
+impl Remedy {
+    /// Its operations, in their order.
+    pub fn operations(&self) -> impl Iterator<Item = &'static Operation> {
+        self.steps.iter().map(|step| step.call.operation)
+    }
+}
+
+/// One action of a remedy.
+#[derive(Debug, Clone)]
+pub(crate) struct Step {
+    pub(crate) call: Call,
+    pub(crate) timeout_ms: u32,
+}
+
+/// How to see that a remedy worked.
+#[derive(Debug, Clone)]
+pub(crate) struct Verify {
+    pub(crate) probes: Vec<Probe>,
+    pub(crate) until: Rule,
+    pub(crate) within_ms: u32,
+    pub(crate) every_ms: u32,
+}
+
+/// An answer to "restore a backup?".
+#[derive(Debug, Clone)]
+pub struct Restore {
+    /// never, maybe, yes.
+    pub answer: &'static str,
+    pub(crate) when: Option<Rule>,
+    pub(crate) why: Template,
+}
+
+/// A line of the checklist after an incident.
+#[derive(Debug, Clone)]
+pub struct Check {
+    pub says: String,
+    /// `None` for what only a person can tell.
+    pub(crate) when: Option<Rule>,
+}
+
+/// Whom to call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contact {
+    pub role: String,
+    pub contact: String,
+}
+
+impl Runbook {
+    /// Reads a runbook. `source` names it in diagnostics.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, warnings included, as far as it could be read.
+    pub fn parse(text: &str, source: &str) -> Result<Self, Diagnostics> {
+        match read(text, source) {
+            (Some(runbook), diagnostics) if !diagnostics.has_errors() => Ok(runbook),
+            (_, diagnostics) => Err(diagnostics),
+        }
+    }
+
+    /// Gives the parameters their values.
+    ///
+    /// # Errors
+    /// One for each parameter that is unknown, missing or wrong.
+    pub fn bind(&self, parameters: &[v1::Parameter]) -> Result<Bound, Vec<ParameterError>> {
+        Bound::new(self, parameters)
+    }
+
+    /// Every set of probes in it: the diagnosis, then the verifications.
+    pub(crate) fn verifications(&self) -> impl Iterator<Item = &Verify> {
+        self.verify.iter().chain(self.remedies.iter().filter_map(|remedy| remedy.verify.as_ref()))
+    }
+}
+
+/// All that is wrong with a runbook, warnings included; empty for a sound one.
+pub fn lint(text: &str, source: &str) -> Diagnostics {
+    read(text, source).1
+}
+
+fn read(text: &str, source: &str) -> (Option<Runbook>, Diagnostics) {
+    let (runbook, found) = match on_a_big_stack(|| read::runbook(text)) {
+        Ok(read) => read,
+        Err(broken) => (None, vec![read::unreadable(broken)]),
+    };
+    let runbook = runbook.map(|mut runbook| {
+        runbook.digest = Sha256::digest(text.as_bytes()).into();
+        text.clone_into(&mut runbook.text);
+        runbook
+    });
+    (runbook, Diagnostics::new(source, text, found))
+}

@@ -1,0 +1,244 @@
+//! A run as a Markdown report: the post-mortem that the event log already holds.
+
+use std::fmt::{self, Write as _};
+
+use chrono::{DateTime, Local, SecondsFormat, TimeZone as _};
+use vigie_proto::{
+    text::escape,
+    v1::{
+        CheckState, Conclusion, Finding, FindingState, Outcome, OutcomeStatus, ProbePurpose, RunEvent, RunVerdict,
+        run_event::Event,
+    },
+};
+
+use crate::run::{State, TargetState};
+
+/// Renders a run. `events` are those that `state` was folded from; times are shown in local time with their offset.
+pub fn markdown(state: &State, events: &[RunEvent]) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = render(&mut text, state, events);
+    text
+}
+
+fn render(out: &mut String, state: &State, events: &[RunEvent]) -> fmt::Result {
+    let opened = state.opened();
+    writeln!(out, "# {}\n", md(&opened.title))?;
+    writeln!(out, "| | |\n|---|---|")?;
+    writeln!(out, "| Run | `{}` |", state.run())?;
+    writeln!(out, "| Opened | {} by {} |", time(state.summary().opened_at_ms), md(&opened.operator))?;
+    match state.closed() {
+        Some((verdict, reason, at)) => {
+            writeln!(out, "| Closed | {}: {} ({}) |", time(at), verdict_word(verdict), md(reason))?;
+        }
+        None => writeln!(out, "| State | open |")?,
+    }
+    let names: Vec<_> = state.targets().iter().map(name).collect();
+    writeln!(out, "| Targets | {} |\n", md(&names.join(", ")))?;
+
+    if state.runbook().is_some() {
+        writeln!(out, "## Findings\n")?;
+        for target in state.targets() {
+            findings(out, target)?;
+        }
+    }
+    actions(out, state)?;
+    verification(out, state)?;
+    writeln!(out, "## Timeline\n")?;
+    for event in events {
+        for line in timeline(state, event) {
+            writeln!(out, "- {} {}", time(event.at_ms), md(&line))?;
+        }
+    }
+    Ok(())
+}
+
+fn findings(out: &mut String, target: &TargetState) -> fmt::Result {
+    writeln!(out, "### {}\n", md(&name(target)))?;
+    let Some(conclusion) = &target.conclusion else {
+        return writeln!(out, "Not concluded.\n");
+    };
+    let of = |state| conclusion.findings.iter().filter(move |finding: &&Finding| finding.state() == state);
+    let mut confirmed: Vec<_> = of(FindingState::Confirmed).collect();
+    // Causes first, their consequences under them.
+    confirmed.sort_by_key(|finding| !finding.explained_by.is_empty());
+    for finding in &confirmed {
+        let indent = if finding.explained_by.is_empty() { "" } else { "  " };
+        writeln!(out, "{indent}- **{}**", md(&finding.says))?;
+        for evidence in &finding.evidence {
+            writeln!(out, "{indent}  - `{}` = {}", evidence.reference, md(&evidence.value))?;
+        }
+        if !finding.advise.is_empty() {
+            writeln!(out, "{indent}  - To do: {}", md(&finding.advise))?;
+        }
+    }
+    if confirmed.is_empty() {
+        writeln!(out, "Nothing found.")?;
+    }
+    let list = |state| of(state).map(|finding| finding.says.as_str()).collect::<Vec<_>>().join("; ");
+    writeln!(out)?;
+    let ruled_out = list(FindingState::RuledOut);
+    if !ruled_out.is_empty() {
+        writeln!(out, "Ruled out: {}.\n", md(&ruled_out))?;
+    }
+    for finding in of(FindingState::Unknown) {
+        writeln!(out, "Unknown: {} ({}).\n", md(&finding.says), md(&finding.missing))?;
+    }
+    if let Some(restore) = &conclusion.restore {
+        writeln!(out, "Restore a backup? **{}**: {}\n", md(&restore.answer), md(&restore.why))?;
+    }
+    Ok(())
+}
+
+fn actions(out: &mut String, state: &State) -> fmt::Result {
+    if state.plan_entries().is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "## Actions\n\n| target | action | order | outcome |\n|---|---|---|---|")?;
+    for task in state.tasks() {
+        let target = state.targets().get(task.target).map(name).unwrap_or_default();
+        let operation = task.leaf.operation.as_ref().and_then(|request| request.operation.as_ref());
+        let outcome = task.outcome.as_ref().map_or_else(|| "not carried out".to_owned(), outcome_words);
+        writeln!(
+            out,
+            "| {} | `{}` | `{}` | {} |",
+            md(&target),
+            operation.map_or("?", |operation| operation.name()),
+            task.order,
+            md(&outcome)
+        )?;
+    }
+    writeln!(out)
+}
+
+fn verification(out: &mut String, state: &State) -> fmt::Result {
+    let verified: Vec<_> = state.targets().iter().filter_map(|target| Some((target, target.verified.as_ref()?))).collect();
+    if verified.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "## Verification and checklist\n")?;
+    for (target, conclusion) in verified {
+        let word = if conclusion.verified { "verified" } else { "**not** verified" };
+        writeln!(out, "{}: {word}\n", md(&name(target)))?;
+        for line in &conclusion.checklist {
+            let mark = if line.state() == CheckState::Done { 'x' } else { ' ' };
+            let note = if line.state() == CheckState::NotDone { " (looked at: not so)" } else { "" };
+            writeln!(out, "- [{mark}] {}{note}", md(&line.says))?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+/// One event in words, a line for each thing that happened in it. Verification's repeated probes are left to the
+/// conclusion that they lead to.
+pub fn timeline(state: &State, event: &RunEvent) -> Vec<String> {
+    let target = |place: u32| state.targets().get(place as usize).map_or_else(|| format!("target {place}"), name);
+    let order = |order: &str| {
+        let task = state.tasks().iter().find(|task| task.leaf.order == order);
+        let operation = task.and_then(|task| task.leaf.operation.as_ref()?.operation.as_ref());
+        let host = task.and_then(|task| state.targets().get(task.target)).map(name).unwrap_or_default();
+        format!("{} on {host}", operation.map_or("order", |operation| operation.name()))
+    };
+    match event.event.as_ref() {
+        None => Vec::new(),
+        Some(Event::Opened(opened)) => {
+            vec![format!("{} opened `{}` on {} targets", opened.operator, opened.title, opened.targets.len())]
+        }
+        Some(Event::Owned(owned)) if owned.epoch <= 1 => Vec::new(),
+        Some(Event::Owned(owned)) => vec![format!("controller {} took the run up again", owned.controller)],
+        Some(Event::Observed(observed)) => observed
+            .observations
+            .iter()
+            .filter(|seen| seen.purpose() != ProbePurpose::Verification)
+            .filter_map(|seen| {
+                let outcome = seen.outcome.as_ref().filter(|outcome| !outcome.is_success())?;
+                let probe = if seen.probe.is_empty() { "the operation" } else { &seen.probe };
+                Some(format!("{}: {probe} {}", target(seen.target), outcome_words(outcome)))
+            })
+            .collect(),
+        Some(Event::Concluded(concluded)) => {
+            concluded.conclusions.iter().map(|c| format!("{}: {}", target(c.target), conclusion_words(c))).collect()
+        }
+        Some(Event::Planned(planned)) => planned
+            .entries
+            .iter()
+            .map(|entry| format!("planned for {}: {} ({} orders)", target(entry.target), entry.title, entry.leaves.len()))
+            .collect(),
+        Some(Event::Signed(signed)) => vec![format!("{} signed the plan", signed.operator)],
+        Some(Event::Sent(_)) => Vec::new(),
+        Some(Event::Started(started)) => {
+            started.tasks.iter().map(|task| format!("started {}", order(&task.order))).collect()
+        }
+        Some(Event::Ended(ended)) => ended
+            .tasks
+            .iter()
+            .map(|task| {
+                let words = task.outcome.as_ref().map_or_else(|| "ended".to_owned(), outcome_words);
+                format!("{}: {words}", order(&task.order))
+            })
+            .collect(),
+        Some(Event::Noted(noted)) if noted.operator.is_empty() => vec![noted.text.clone()],
+        Some(Event::Noted(noted)) => vec![format!("{}: {}", noted.operator, noted.text)],
+        Some(Event::Closed(closed)) => vec![format!("closed: {} ({})", verdict_word(closed.verdict()), closed.reason)],
+    }
+}
+
+fn conclusion_words(conclusion: &Conclusion) -> String {
+    if conclusion.purpose() == ProbePurpose::Verification {
+        return if conclusion.verified { "verified: repaired" } else { "not repaired" }.to_owned();
+    }
+    let causes: Vec<_> = conclusion
+        .findings
+        .iter()
+        .filter(|finding| finding.state() == FindingState::Confirmed && finding.explained_by.is_empty())
+        .map(|finding| finding.says.as_str())
+        .collect();
+    match (causes.is_empty(), conclusion.remedy.as_str()) {
+        (true, _) => "nothing found".to_owned(),
+        (false, "") => causes.join("; "),
+        (false, remedy) => format!("{}; proposes {remedy}", causes.join("; ")),
+    }
+}
+
+fn outcome_words(outcome: &Outcome) -> String {
+    let word = outcome.status().word();
+    match &outcome.failure {
+        Some(failure) if outcome.status() != OutcomeStatus::Succeeded => format!("{word}: {}", failure.message),
+        _ => format!("{word} in {:.1} s", f64::from(outcome.duration_ms) / 1000.0),
+    }
+}
+
+/// A verdict as people read it.
+pub fn verdict_word(verdict: RunVerdict) -> &'static str {
+    match verdict {
+        RunVerdict::Unspecified => "open",
+        RunVerdict::Ok => "ok",
+        RunVerdict::Findings => "findings",
+        RunVerdict::Resolved => "resolved",
+        RunVerdict::Unresolved => "unresolved",
+        RunVerdict::Failed => "failed",
+        RunVerdict::Refused => "refused",
+        RunVerdict::Unreachable => "unreachable",
+        RunVerdict::InDoubt => "in doubt",
+        RunVerdict::Cancelled => "cancelled",
+    }
+}
+
+/// `vps1/sylion`.
+fn name(target: &TargetState) -> String {
+    match target.target.stack.as_str() {
+        "" => target.target.host_name.clone(),
+        stack => format!("{}/{stack}", target.target.host_name),
+    }
+}
+
+fn time(at_ms: i64) -> String {
+    let local: Option<DateTime<Local>> = Local.timestamp_millis_opt(at_ms).single();
+    local.map_or_else(|| at_ms.to_string(), |at| at.to_rfc3339_opts(SecondsFormat::Secs, false))
+}
+
+/// Text from elsewhere, safe in a Markdown line.
+fn md(text: &str) -> String {
+    escape(text, false).replace('|', "\\|").replace('<', "&lt;")
+}

@@ -1,0 +1,5 @@
+//! Runbooks as people write them.
+
+mod backend_502;
+mod diagnostics;
+mod judging;

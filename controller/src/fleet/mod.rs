@@ -1,0 +1,319 @@
+//! The fleet: every enrolled host, what was last heard of it, and its session while there is one.
+//!
+//! Owns the registry of sessions, one per host, the newest winning, and each session's outbound queue. What agents
+//! report is kept in memory and written to the store by [`remember`](Fleet::remember), which a background loop calls, so
+//! that a restarted controller still shows the fleet, as not connected. It does not know what runs ask of hosts.
+
+mod select;
+mod session;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{Notify, broadcast, mpsc, watch};
+use vigie_proto::{
+    id::HostId,
+    v1::{self, HostState, ToAgent, to_agent},
+};
+
+pub use select::Scope;
+pub use session::{Attached, End, SessionId};
+
+use crate::{
+    clock::now_ms,
+    error::HostsError,
+    permit::Permit,
+    store::{HostRow, Mandate, Sighting, Store, StoreError},
+};
+
+/// Messages that wait for one agent. A full queue means that it does not read; what does not fit is asked again later.
+const QUEUE: usize = 256;
+
+/// Changes that a slow listener may fall behind by; it then looks at every host it cares for.
+const CHANGES: usize = 1024;
+
+/// A cheap handle to the fleet.
+#[derive(Clone)]
+pub struct Fleet(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn Store>,
+    /// By id. Held for moments only, never across an await.
+    hosts: Mutex<BTreeMap<HostId, Known>>,
+    /// Names the host whose session began or ended.
+    changes: broadcast::Sender<HostId>,
+    /// Rung when there is something to remember.
+    news: Notify,
+}
+
+/// One host, as it is known now.
+struct Known {
+    row: HostRow,
+    session: Option<Session>,
+    /// Something changed since it was last written to the store.
+    dirty: bool,
+}
+
+struct Session {
+    id: SessionId,
+    outbound: mpsc::Sender<ToAgent>,
+    /// Set when the session is to end.
+    end: watch::Sender<Option<End>>,
+}
+
+/// Why a message did not go out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    #[error("the host is not connected")]
+    NotConnected,
+    #[error("the host does not read its messages")]
+    Full,
+}
+
+impl Fleet {
+    /// The fleet as the store remembers it: nobody is connected yet.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn load(store: Arc<dyn Store>) -> Result<Self, StoreError> {
+        let hosts = store.hosts().await?;
+        let hosts = hosts.into_iter().map(|row| (row.id, Known::remembered(row))).collect();
+        let (changes, _) = broadcast::channel(CHANGES);
+        Ok(Self(Arc::new(Inner { store, hosts: Mutex::new(hosts), changes, news: Notify::new() })))
+    }
+
+    /// A panic elsewhere leaves the map whole: every change to it is one assignment.
+    fn hosts(&self) -> MutexGuard<'_, BTreeMap<HostId, Known>> {
+        self.0.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of a host that was enrolled, for the first time or anew. A session of an earlier incarnation ends.
+    pub(crate) fn enrolled(&self, row: HostRow) {
+        let mut hosts = self.hosts();
+        let newer = hosts.get(&row.id).is_none_or(|known| known.row.incarnation < row.incarnation);
+        if newer {
+            let id = row.id;
+            let before = hosts.insert(id, Known { row, session: None, dirty: false });
+            if let Some(session) = before.and_then(|known| known.session) {
+                session.end.send_replace(Some(End::Replaced));
+            }
+        }
+    }
+
+    /// Whether a host of this name is enrolled.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.hosts().values().any(|known| known.row.name == name)
+    }
+
+    /// One host by name or id.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn host(&self, _: &Permit, name_or_id: &str) -> Result<v1::Host, HostsError> {
+        let hosts = self.hosts();
+        let by_id = name_or_id.parse().ok().and_then(|id: HostId| hosts.get(&id));
+        by_id
+            .or_else(|| hosts.values().find(|known| known.row.name == name_or_id))
+            .map(Known::to_proto)
+            .ok_or_else(|| HostsError::Unknown(vec![name_or_id.chars().take(64).collect()]))
+    }
+
+    /// The hosts that a selector matches, by name; all of them when there is no selector.
+    ///
+    /// # Errors
+    /// When the selector cannot be read, names an unknown host, or matches nothing.
+    pub fn list(&self, _: &Permit, selector: Option<&v1::Selector>) -> Result<Vec<v1::Host>, HostsError> {
+        let hosts = self.hosts();
+        let mut listed: Vec<_> = match selector {
+            None => hosts.values().map(Known::to_proto).collect(),
+            Some(selector) => select::matching(&hosts, selector)?.into_iter().map(Known::to_proto).collect(),
+        };
+        listed.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(listed)
+    }
+
+    /// Freezes a selector: the hosts that it means now, or the stacks on them.
+    ///
+    /// # Errors
+    /// When the selector cannot be read, names an unknown host, or leaves no target.
+    pub fn targets(&self, selector: &v1::Selector, scope: Scope) -> Result<Vec<v1::Target>, HostsError> {
+        select::targets(&self.hosts(), selector, scope)
+    }
+
+    /// Whether a host has a session.
+    pub fn is_connected(&self, host: HostId) -> bool {
+        self.session(host).is_some()
+    }
+
+    /// The hosts that have a session.
+    pub fn connected(&self) -> BTreeSet<HostId> {
+        self.hosts().iter().filter(|(_, known)| known.session.is_some()).map(|(id, _)| *id).collect()
+    }
+
+    /// A host's present session.
+    pub fn session(&self, host: HostId) -> Option<SessionId> {
+        self.hosts().get(&host)?.session.as_ref().map(|session| session.id)
+    }
+
+    /// Names each host whose session begins or ends from now on.
+    pub fn changes(&self) -> broadcast::Receiver<HostId> {
+        self.0.changes.subscribe()
+    }
+
+    /// Sends what a run asks of a host, and says in which session.
+    ///
+    /// # Errors
+    /// When there is no session, or its queue is full.
+    pub fn send(
+        &self,
+        _: &Mandate,
+        host: HostId,
+        message: to_agent::Message,
+    ) -> Result<SessionId, SendError> {
+        self.queue(host, message)
+    }
+
+    /// Tells a host that the outcomes of these orders are committed. It grants the agent nothing but to forget them,
+    /// and so needs no mandate.
+    pub(crate) fn acknowledge(&self, host: HostId, orders: Vec<String>) {
+        let acknowledge = to_agent::Message::Acknowledge(v1::Acknowledge { orders });
+        if let Err(error) = self.queue(host, acknowledge) {
+            // The agent sends the outcome again in its next session, and is acknowledged then.
+            tracing::debug!(%host, %error, "an acknowledgement was not sent");
+        }
+    }
+
+    fn queue(&self, host: HostId, message: to_agent::Message) -> Result<SessionId, SendError> {
+        let hosts = self.hosts();
+        let session =
+            hosts.get(&host).and_then(|known| known.session.as_ref()).ok_or(SendError::NotConnected)?;
+        match session.outbound.try_send(ToAgent { message: Some(message) }) {
+            Ok(()) => Ok(session.id),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(SendError::Full),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(SendError::NotConnected),
+        }
+    }
+
+    /// Asks every agent to connect again later, each at another moment within the spread.
+    pub(crate) fn drain(&self, after_ms: u32, spread_ms: u32) {
+        let hosts = self.connected();
+        let count = u32::try_from(hosts.len()).unwrap_or(u32::MAX).max(1);
+        for (place, host) in (0_u32..).zip(hosts) {
+            let share = u64::from(spread_ms) * u64::from(place) / u64::from(count);
+            let after_ms = after_ms.saturating_add(u32::try_from(share).unwrap_or(spread_ms));
+            if let Err(error) = self.queue(host, to_agent::Message::Drain(v1::Drain { after_ms })) {
+                tracing::debug!(%host, %error, "a host was not asked to drain");
+            }
+        }
+    }
+
+    /// Ends every session.
+    pub(crate) fn end_sessions(&self) {
+        for session in self.hosts().values().filter_map(|known| known.session.as_ref()) {
+            session.end.send_replace(Some(End::Stopping));
+        }
+    }
+
+    /// Keeps what an agent says of its host.
+    pub(crate) fn reported(&self, host: HostId, session: SessionId, state: HostState) {
+        if let Some(known) = self.hosts().get_mut(&host)
+            && known.is_in(session)
+        {
+            known.row.last_seen_ms = now_ms();
+            known.row.state = Some(state);
+            known.dirty = true;
+            self.ring();
+        }
+    }
+
+    /// Takes note that an agent was heard of.
+    pub(crate) fn heard_of(&self, host: HostId, session: SessionId) {
+        if let Some(known) = self.hosts().get_mut(&host)
+            && known.is_in(session)
+        {
+            known.row.last_seen_ms = now_ms();
+        }
+    }
+
+    /// Completes when something was learnt that the store does not have yet.
+    pub(crate) async fn news(&self) {
+        self.0.news.notified().await;
+    }
+
+    /// Makes [`news`](Self::news) complete, although nothing is new.
+    pub(crate) fn ring(&self) {
+        self.0.news.notify_one();
+    }
+
+    /// Writes what was learnt since the last time to the store. Idempotent; what fails is tried again next time.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(crate) async fn remember(&self) -> Result<usize, StoreError> {
+        let sightings: Vec<Sighting> = {
+            let mut hosts = self.hosts();
+            let dirty = hosts.values_mut().filter(|known| known.dirty);
+            dirty
+                .map(|known| {
+                    known.dirty = false;
+                    known.sighting()
+                })
+                .collect()
+        };
+        if sightings.is_empty() {
+            return Ok(0);
+        }
+        let written = self.0.store.remember(&sightings).await;
+        if written.is_err() {
+            let mut hosts = self.hosts();
+            for sighting in &sightings {
+                if let Some(known) = hosts.get_mut(&sighting.host) {
+                    known.dirty = true;
+                }
+            }
+        }
+        written.map(|()| sightings.len())
+    }
+}
+
+impl Known {
+    /// A host as it stands after a start. A session that a crash cut off ended no earlier than the agent was last heard
+    /// of.
+    fn remembered(mut row: HostRow) -> Self {
+        row.connected_since_ms = row.connected_since_ms.max(row.last_seen_ms);
+        Self { row, session: None, dirty: false }
+    }
+
+    fn is_in(&self, session: SessionId) -> bool {
+        self.session.as_ref().is_some_and(|present| present.id == session)
+    }
+
+    fn sighting(&self) -> Sighting {
+        Sighting {
+            host: self.row.id,
+            incarnation: self.row.incarnation,
+            connected_since_ms: self.row.connected_since_ms,
+            last_seen_ms: self.row.last_seen_ms,
+            state: self.row.state.clone(),
+        }
+    }
+
+    fn to_proto(&self) -> v1::Host {
+        v1::Host {
+            id: self.row.id.to_string(),
+            name: self.row.name.clone(),
+            labels: self.row.labels(),
+            incarnation: self.row.incarnation,
+            enrolled_at_ms: self.row.enrolled_at_ms,
+            connected: self.session.is_some(),
+            connected_since_ms: self.row.connected_since_ms,
+            last_seen_ms: self.row.last_seen_ms,
+            state: self.row.state.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+//! The agents' link: a session's two directions, and the outputs beside it.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
+use vigie_proto::v1::{
+    self, FromAgent, Hello, OutputChunk, OutputReceipt, ToAgent, from_agent::Message, link_server::Link,
+};
+
+use crate::{
+    error::LinkError,
+    fleet::{Attached, End, Fleet},
+    permit::Permit,
+    runs::{Report, Runs, Taken},
+};
+
+/// How long a new session may take to say hello.
+const HELLO: Duration = Duration::from_secs(10);
+
+/// How long an agent may leave our messages unread. HTTP/2's pings find a lost connection sooner; this one finds an
+/// agent that is there and does not read.
+const UNREAD: Duration = Duration::from_secs(30);
+
+/// Messages between a session and its connection; the fleet's queue is before it.
+const AHEAD: usize = 16;
+
+/// Outcomes in one session that nobody asked for, before the session is ended: each is written into the audit.
+const STRAYS: u32 = 100;
+
+/// The largest piece of output, in bytes: what a slow watcher makes us hold is a multiple of it.
+const LARGEST_CHUNK: usize = 256 * 1024;
+
+/// The agents' link.
+pub(crate) struct LinkRpc {
+    pub(crate) fleet: Fleet,
+    pub(crate) runs: Runs,
+    /// This replica's name.
+    pub(crate) controller: String,
+    /// Every session.
+    pub(crate) sessions: TaskTracker,
+}
+
+type Downstream = mpsc::Sender<Result<ToAgent, Status>>;
+
+#[tonic::async_trait]
+impl Link for LinkRpc {
+    type SessionStream = ReceiverStream<Result<ToAgent, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<FromAgent>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let permit = Permit::of(&request)?;
+        let mut upstream = request.into_inner();
+        let hello = hello(&mut upstream).await?;
+        let attached = self.fleet.attach(&permit, &self.controller, hello).await?;
+        let (downstream, receiver) = mpsc::channel(AHEAD);
+        let span = tracing::info_span!("session", host = attached.name, id = %attached.id);
+        let session = Session {
+            fleet: self.fleet.clone(),
+            runs: self.runs.clone(),
+            ends_in: remaining(&permit),
+            attached,
+        };
+        self.sessions.spawn(session.serve(upstream, downstream).instrument(span));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn output(
+        &self,
+        request: Request<Streaming<OutputChunk>>,
+    ) -> Result<Response<OutputReceipt>, Status> {
+        let permit = Permit::of(&request)?;
+        let host = permit.caller().host().map_err(|_| LinkError::UnknownHost)?;
+        let mut chunks = request.into_inner();
+        let mut bytes = 0;
+        while let Some(chunk) = chunks.message().await? {
+            if chunk.data.len() > LARGEST_CHUNK {
+                return Err(LinkError::Malformed("a piece of output is too large").into());
+            }
+            let task =
+                chunk.task.parse().map_err(|_| LinkError::Malformed("a piece of output names no task"))?;
+            bytes += chunk.data.len() as u64;
+            self.runs.output(host, task, chunk)?;
+        }
+        Ok(Response::new(OutputReceipt { bytes }))
+    }
+}
+
+/// The first message of a session.
+async fn hello(upstream: &mut Streaming<FromAgent>) -> Result<Hello, Status> {
+    let first =
+        timeout(HELLO, upstream.message()).await.map_err(|_| LinkError::NoHello(HELLO.as_secs()))??;
+    match first.and_then(|message| message.message) {
+        Some(Message::Hello(hello)) => Ok(hello),
+        _ => Err(LinkError::NoHello(HELLO.as_secs()).into()),
+    }
+}
+
+/// How long the caller's certificate is still valid.
+fn remaining(permit: &Permit) -> Duration {
+    let not_after = permit.caller().certificate().map_or(0, |certificate| certificate.not_after);
+    let end = UNIX_EPOCH + Duration::from_secs(u64::try_from(not_after).unwrap_or(0));
+    end.duration_since(SystemTime::now()).unwrap_or_default()
+}
+
+/// One session, served until either side ends it.
+struct Session {
+    attached: Attached,
+    fleet: Fleet,
+    runs: Runs,
+    /// Until the certificate's end: an open stream is never verified again by TLS.
+    ends_in: Duration,
+}
+
+impl Session {
+    async fn serve(self, upstream: Streaming<FromAgent>, downstream: Downstream) {
+        let Attached { host, id, outbound, end, held, .. } = self.attached;
+        tracing::info!(%host, "connected");
+        let reader = Reader { host, session: id, fleet: self.fleet, runs: self.runs };
+        let ended = tokio::select! {
+            ended = reader.read(upstream) => ended,
+            ended = write(outbound, end, &downstream) => ended,
+            () = tokio::time::sleep(self.ends_in) => Err(LinkError::CertificateEnded),
+            () = downstream.closed() => Ok(()),
+        };
+        // The host counts as gone before its agent can learn that it is.
+        drop(held);
+        match ended {
+            Ok(()) => tracing::info!("disconnected"),
+            Err(error) => {
+                tracing::info!(reason = %error, "session ended");
+                // The agent may have gone, or may not read.
+                let _ = timeout(Duration::from_secs(1), downstream.send(Err(error.into()))).await;
+            }
+        }
+    }
+}
+
+/// Sends what is queued, until the session is to end; what is queued then still goes out.
+async fn write(
+    mut outbound: mpsc::Receiver<ToAgent>,
+    mut end: tokio::sync::watch::Receiver<Option<End>>,
+    downstream: &Downstream,
+) -> Result<(), LinkError> {
+    loop {
+        let message = tokio::select! {
+            biased;
+            message = outbound.recv() => message,
+            _ = end.wait_for(Option::is_some) => None,
+        };
+        match message {
+            Some(message) => {
+                let sent = timeout(UNREAD, downstream.send(Ok(message))).await;
+                sent.map_err(|_| LinkError::Stuck)?.map_err(|_| LinkError::Stuck)?;
+            }
+            None => {
+                let why = *end.borrow();
+                return match why {
+                    Some(End::Superseded) => Err(LinkError::Superseded),
+                    Some(End::Replaced) => Err(LinkError::Replaced),
+                    Some(End::Stopping) | None => Ok(()),
+                };
+            }
+        }
+    }
+}
+
+/// The agent's side of a session.
+struct Reader {
+    host: vigie_proto::id::HostId,
+    session: crate::fleet::SessionId,
+    fleet: Fleet,
+    runs: Runs,
+}
+
+impl Reader {
+    /// Reads until the agent ends the session, or says something that it may not.
+    async fn read(&self, mut upstream: Streaming<FromAgent>) -> Result<(), LinkError> {
+        let mut strays = 0;
+        loop {
+            let message = match upstream.message().await {
+                Ok(Some(message)) => message,
+                Ok(None) => return Ok(()),
+                Err(status) => {
+                    tracing::debug!(%status, "the connection broke");
+                    return Ok(());
+                }
+            };
+            self.fleet.heard_of(self.host, self.session);
+            let taken = match decode(message)? {
+                Said::State(state) => {
+                    self.fleet.reported(self.host, self.session, state);
+                    Taken::Run
+                }
+                Said::Report(report) => self.runs.report(self.host, report).await,
+                Said::Nothing => Taken::Run,
+            };
+            if taken != Taken::Run {
+                strays += 1;
+                if strays > STRAYS {
+                    return Err(LinkError::Malformed(
+                        "too many reports about tasks that this host was not asked",
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// What an agent says after its hello.
+enum Said {
+    State(v1::HostState),
+    Report(Report),
+    /// Something for later versions' record.
+    Nothing,
+}
+
+fn decode(message: FromAgent) -> Result<Said, LinkError> {
+    let task = |id: &str| id.parse().map_err(|_| LinkError::Malformed("a report names no task"));
+    let outcome = |outcome: Option<_>| outcome.ok_or(LinkError::Malformed("a report has no outcome"));
+    Ok(match message.message.ok_or(LinkError::Malformed("an empty message"))? {
+        Message::Hello(_) => return Err(LinkError::Malformed("a second hello")),
+        Message::State(state) => Said::State(state),
+        Message::ProbeResult(result) => {
+            Said::Report(Report::Probed { task: task(&result.task)?, outcome: outcome(result.outcome)? })
+        }
+        Message::Started(started) => {
+            Said::Report(Report::Started { order: task(&started.order)?, at_ms: started.at_ms })
+        }
+        Message::Finished(finished) => Said::Report(Report::Finished {
+            order: task(&finished.order)?,
+            outcome: outcome(finished.outcome)?,
+        }),
+        Message::AuditHead(head) => {
+            tracing::debug!(seq = head.seq, "the agent's journal");
+            Said::Nothing
+        }
+    })
+}

@@ -1,0 +1,445 @@
+//! One run's loop: inputs become events, events are committed, and then the world is asked for what the run wants.
+//!
+//! Nothing is sent, shown or acknowledged before the events that lead to it are in the store. What was sent in a host's
+//! present session is not sent again there; in its next session whatever is still wanted is. All else is the state
+//! machine's: a driver that is stopped anywhere is continued by the next one.
+
+use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{broadcast, mpsc, oneshot},
+    task::{JoinError, spawn_blocking},
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use vigie_proto::{
+    id::{HostId, TaskId},
+    v1::{OutputChunk, Probe, Request, RunEvent, RunSummary, to_agent},
+};
+use vigie_runbook::run::{Decision, Effect, FreshIds, Input, ProbeKey, Rejected, State, Surroundings, decide, wanted};
+
+use super::routes::{Route, Routes, name};
+use crate::{
+    clock::now_ms,
+    error::RunsError,
+    fleet::{Fleet, SendError, SessionId},
+    store::{Mandate, Store, StoreError},
+};
+
+/// Inputs that wait for the driver; behind that, agents' sessions are held back.
+const INPUTS: usize = 1024;
+
+/// Inputs that share a transaction: a fleet's answers come in a burst, and each commit costs a sync of the disk.
+const BATCH: usize = 256;
+
+/// Events that a slow watcher may fall behind by; it then reads the store again.
+const EVENTS: usize = 1024;
+
+/// Pieces of output that a slow watcher may fall behind by; it then misses some. A piece has at most 64 KiB or so.
+const OUTPUTS: usize = 64;
+
+/// When to try again what the store or a full queue did not take.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// When to look at a run again whose rules panicked.
+const AFTER_PANIC_MS: i64 = 10_000;
+
+/// The ends of a driver that others hold.
+#[derive(Clone)]
+pub(super) struct Live {
+    inputs: mpsc::Sender<Turn>,
+    events: broadcast::Sender<Arc<RunEvent>>,
+    outputs: broadcast::Sender<Arc<OutputChunk>>,
+}
+
+impl Live {
+    pub(super) fn new() -> (Self, mpsc::Receiver<Turn>) {
+        let (inputs, receiver) = mpsc::channel(INPUTS);
+        let (events, _) = broadcast::channel(EVENTS);
+        let (outputs, _) = broadcast::channel(OUTPUTS);
+        (Self { inputs, events, outputs }, receiver)
+    }
+
+    pub(super) fn inputs(&self) -> mpsc::Sender<Turn> {
+        self.inputs.clone()
+    }
+
+    pub(super) fn subscribe(
+        &self,
+    ) -> (broadcast::Receiver<Arc<RunEvent>>, broadcast::Receiver<Arc<OutputChunk>>) {
+        (self.events.subscribe(), self.outputs.subscribe())
+    }
+
+    pub(super) fn show(&self, chunk: OutputChunk) {
+        // Nobody may be watching.
+        let _ = self.outputs.send(Arc::new(chunk));
+    }
+}
+
+/// Who is told what became of a command.
+pub(super) type Reply = oneshot::Sender<Result<RunSummary, RunsError>>;
+
+/// Something to decide, with what is owed once its events are committed.
+pub(super) struct Turn {
+    input: Input,
+    owed: Owed,
+}
+
+enum Owed {
+    Nothing,
+    /// The agent may forget the order.
+    Acknowledgement {
+        host: HostId,
+        order: TaskId,
+    },
+    Answer(Reply),
+}
+
+impl Turn {
+    fn tick() -> Self {
+        Self { input: Input::Tick, owed: Owed::Nothing }
+    }
+
+    /// An agent's report, checked against its route.
+    pub(super) fn report(host: HostId, task: TaskId, input: Input) -> Self {
+        let owed = match input {
+            Input::Ended { .. } => Owed::Acknowledgement { host, order: task },
+            _ => Owed::Nothing,
+        };
+        Self { input, owed }
+    }
+
+    /// An operator's word, who waits for the answer.
+    pub(super) fn word(input: Input, reply: Reply) -> Self {
+        Self { input, owed: Owed::Answer(reply) }
+    }
+
+    /// An operator's word is decided and committed alone, so that it can be refused alone.
+    fn is_word(&self) -> bool {
+        matches!(self.owed, Owed::Answer(_))
+    }
+}
+
+/// A probe on its way.
+struct Asked {
+    task: TaskId,
+    session: SessionId,
+}
+
+/// Why a driver stops before its run is closed.
+enum Halt {
+    /// The controller stops.
+    Stopping,
+    /// Another controller has taken the run.
+    Overtaken(StoreError),
+}
+
+/// One run's driver.
+pub(super) struct Driver {
+    mandate: Mandate,
+    state: Arc<State>,
+    live: Live,
+    store: Arc<dyn Store>,
+    fleet: Fleet,
+    routes: Routes,
+    stop: CancellationToken,
+    /// The probes on their way, each in the session that it was sent in.
+    asked: HashMap<ProbeKey, Asked>,
+    /// The orders that were handed over, each in its latest session.
+    handed: HashMap<TaskId, SessionId>,
+    /// How many of the plan's orders have their routes.
+    routed: usize,
+    /// When to come back without being called.
+    wake_at_ms: Option<i64>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        mandate: Mandate,
+        state: State,
+        live: Live,
+        store: Arc<dyn Store>,
+        fleet: Fleet,
+        routes: Routes,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            mandate,
+            state: Arc::new(state),
+            live,
+            store,
+            fleet,
+            routes,
+            stop,
+            asked: HashMap::new(),
+            handed: HashMap::new(),
+            routed: 0,
+            wake_at_ms: None,
+        }
+    }
+
+    /// Drives the run until it is closed, or until the controller stops.
+    pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Turn>) {
+        let mut changes = self.fleet.changes();
+        let mut batch = vec![Turn::tick()];
+        let mut held: Option<Turn> = None;
+        loop {
+            match self.step(batch).await {
+                Ok(()) => {}
+                Err(Halt::Stopping) => return,
+                Err(Halt::Overtaken(error)) => {
+                    tracing::error!(error = &error as &dyn Error, "another controller has taken this run");
+                    return;
+                }
+            }
+            if let Some((verdict, reason, _)) = self.state.closed() {
+                tracing::info!(verdict = verdict.as_str_name(), reason, "run closed");
+                self.wind_up(held, inputs);
+                return;
+            }
+            let first = match held.take() {
+                Some(turn) => turn,
+                None => match self.next(&mut inputs, &mut changes).await {
+                    Some(turn) => turn,
+                    None => return,
+                },
+            };
+            batch = vec![first];
+            while !batch[0].is_word() && batch.len() < BATCH && held.is_none() {
+                match inputs.try_recv() {
+                    Ok(turn) if turn.is_word() => held = Some(turn),
+                    Ok(turn) => batch.push(turn),
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+
+    /// Gives what is owed to those who came while the run was closing. Its log says how it ended; an order's outcome
+    /// that is only now known again may be forgotten.
+    fn wind_up(&self, held: Option<Turn>, mut inputs: mpsc::Receiver<Turn>) {
+        inputs.close();
+        let late = held.into_iter().chain(std::iter::from_fn(|| inputs.try_recv().ok()));
+        let owed: Vec<_> = late.map(|turn| turn.owed).collect();
+        let rejections = owed.iter().map(|_| Some(Rejected::Closed)).collect();
+        self.settle(owed, rejections);
+    }
+
+    /// Whatever comes first; `None` when the controller stops.
+    async fn next(
+        &self,
+        inputs: &mut mpsc::Receiver<Turn>,
+        changes: &mut broadcast::Receiver<HostId>,
+    ) -> Option<Turn> {
+        tokio::select! {
+            () = self.stop.cancelled() => None,
+            turn = inputs.recv() => turn,
+            () = self.concerns(changes) => Some(Turn::tick()),
+            () = sleep_until(instant(self.wake_at_ms)) => Some(Turn::tick()),
+        }
+    }
+
+    /// Completes when one of this run's hosts came or went, or when that may have been missed.
+    async fn concerns(&self, changes: &mut broadcast::Receiver<HostId>) {
+        use broadcast::error::RecvError;
+        loop {
+            match changes.recv().await {
+                Ok(host) if self.state.targets().iter().any(|target| target.host == host) => return,
+                Ok(_) => {}
+                Err(RecvError::Lagged(_)) => return,
+                // The fleet lives as long as the controller.
+                Err(RecvError::Closed) => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Decides, commits, tells, and asks.
+    async fn step(&mut self, turns: Vec<Turn>) -> Result<(), Halt> {
+        let (inputs, owed): (Vec<_>, Vec<_>) = turns.into_iter().map(|turn| (turn.input, turn.owed)).unzip();
+        let decided = match self.decide(inputs).await {
+            Ok(decided) => decided,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn Error, "the rules could not be evaluated");
+                refuse(owed, error);
+                // The run stays as it is. What was reported in vain is reported again, or given up in time.
+                self.wake_at_ms = Some(now_ms() + AFTER_PANIC_MS);
+                return Ok(());
+            }
+        };
+        if !decided.events.is_empty() {
+            let summary = decided.state.summary();
+            while let Err(error) = self.store.append(&self.mandate, &decided.events, &summary).await {
+                if matches!(error, StoreError::Overtaken { .. }) {
+                    return Err(Halt::Overtaken(error));
+                }
+                if owed.iter().any(|owed| matches!(owed, Owed::Answer(_))) {
+                    // Whoever asked is told, and nothing has happened.
+                    refuse(owed, error);
+                    return Ok(());
+                }
+                tracing::error!(error = &error as &dyn Error, "events could not be kept; trying again");
+                tokio::select! {
+                    () = self.stop.cancelled() => return Err(Halt::Stopping),
+                    () = sleep(AGAIN) => {}
+                }
+            }
+        }
+        self.state = Arc::new(decided.state);
+        if self.routed != self.state.tasks().len() {
+            self.routed = self.state.tasks().len();
+            self.routes.add_orders(self.mandate.run(), &self.state);
+        }
+        for event in decided.events {
+            // Nobody may be watching.
+            let _ = self.live.events.send(Arc::new(event));
+        }
+        self.settle(owed, decided.rejections);
+        self.ask();
+        Ok(())
+    }
+
+    /// Lets the state machine decide. Rules are work for the processor, so not on this thread.
+    async fn decide(&self, inputs: Vec<Input>) -> Result<Decision, JoinError> {
+        let (state, connected) = (Arc::clone(&self.state), self.fleet.connected());
+        spawn_blocking(move || {
+            let mut around = Surroundings {
+                now_ms: now_ms(),
+                ids: &mut FreshIds,
+                connected: &|host| connected.contains(&host),
+            };
+            decide(&state, inputs, &mut around)
+        })
+        .await
+    }
+
+    /// Gives everyone what they are owed, now that it is true.
+    fn settle(&self, owed: Vec<Owed>, rejections: Vec<Option<Rejected>>) {
+        let mut forgettable: HashMap<HostId, Vec<String>> = HashMap::new();
+        for (owed, rejection) in owed.into_iter().zip(rejections) {
+            match (owed, rejection) {
+                (Owed::Nothing, _) => {}
+                (Owed::Acknowledgement { host, order }, _) => {
+                    forgettable.entry(host).or_default().push(order.to_string());
+                }
+                (Owed::Answer(reply), None) => answer(reply, Ok(self.state.summary())),
+                (Owed::Answer(reply), Some(rejected)) => answer(reply, Err(rejected.into())),
+            }
+        }
+        for (host, orders) in forgettable {
+            self.fleet.acknowledge(host, orders);
+        }
+    }
+
+    /// Asks the world for what the run wants, as far as it was not asked already.
+    fn ask(&mut self) {
+        let effects = {
+            let connected = self.fleet.connected();
+            wanted(&self.state, now_ms(), &|host| connected.contains(&host))
+        };
+        self.wake_at_ms = None;
+        let mut probes = HashMap::new();
+        for effect in effects {
+            match effect {
+                Effect::WakeAt(at_ms) => self.wake_by(at_ms),
+                Effect::Execute { order, host, execute } => {
+                    let handed = self.handed.get(&order).copied();
+                    if let Some(session) = self.send_once(host, handed, to_agent::Message::Execute(execute)) {
+                        self.handed.insert(order, session);
+                    }
+                }
+                Effect::Probe { key, host, request, timeout_ms } => {
+                    let before = self.asked.remove(&key);
+                    if let Some(asked) = self.probe(&key, host, before, request, timeout_ms) {
+                        probes.insert(key, asked);
+                    }
+                }
+            }
+        }
+        // What is left was answered or is not wanted any more.
+        for (_, asked) in std::mem::replace(&mut self.asked, probes) {
+            self.routes.remove(asked.task);
+        }
+    }
+
+    /// Sends a probe, unless it is on its way in the host's present session.
+    fn probe(
+        &mut self,
+        key: &ProbeKey,
+        host: HostId,
+        before: Option<Asked>,
+        request: Request,
+        timeout_ms: u32,
+    ) -> Option<Asked> {
+        if let Some(before) = before {
+            if self.fleet.session(host) == Some(before.session) {
+                return Some(before);
+            }
+            self.routes.remove(before.task);
+        }
+        let task = TaskId::new();
+        let run = self.mandate.run();
+        // The route comes first: the answer may be faster than this thread.
+        let probe = Some((key.clone(), now_ms()));
+        self.routes.add(task, Route { run, host, operation: name(&request), probe });
+        let message =
+            Probe { task: task.to_string(), operation: Some(request), timeout_ms, run: run.to_string() };
+        match self.send_once(host, None, to_agent::Message::Probe(message)) {
+            Some(session) => Some(Asked { task, session }),
+            None => {
+                self.routes.remove(task);
+                None
+            }
+        }
+    }
+
+    /// Sends unless it was sent in the host's present session. The session that has it, if one does.
+    fn send_once(
+        &mut self,
+        host: HostId,
+        sent_in: Option<SessionId>,
+        message: to_agent::Message,
+    ) -> Option<SessionId> {
+        let present = self.fleet.session(host)?;
+        if sent_in == Some(present) {
+            return sent_in;
+        }
+        match self.fleet.send(&self.mandate, host, message) {
+            Ok(session) => Some(session),
+            // Its coming back wakes this driver.
+            Err(SendError::NotConnected) => None,
+            Err(SendError::Full) => {
+                self.wake_by(now_ms() + i64::try_from(AGAIN.as_millis()).unwrap_or(500));
+                None
+            }
+        }
+    }
+
+    fn wake_by(&mut self, at_ms: i64) {
+        self.wake_at_ms = Some(self.wake_at_ms.map_or(at_ms, |earlier| earlier.min(at_ms)));
+    }
+}
+
+
+fn answer(reply: Reply, with: Result<RunSummary, RunsError>) {
+    if reply.send(with).is_err() {
+        tracing::debug!("whoever asked did not wait for the answer");
+    }
+}
+
+/// Tells everyone who waits for an answer that there was a failure. Only an operator's word waits, and alone.
+fn refuse(owed: Vec<Owed>, error: impl Into<RunsError>) {
+    let reply = owed.into_iter().find_map(|owed| match owed {
+        Owed::Answer(reply) => Some(reply),
+        Owed::Nothing | Owed::Acknowledgement { .. } => None,
+    });
+    if let Some(reply) = reply {
+        answer(reply, Err(error.into()));
+    }
+}
+
+/// The moment on the monotonic clock; a day from now stands for never.
+fn instant(at_ms: Option<i64>) -> Instant {
+    const DAY_MS: u64 = 24 * 3600 * 1000;
+    let in_ms = at_ms.map_or(DAY_MS, |at_ms| u64::try_from(at_ms.saturating_sub(now_ms())).unwrap_or(0));
+    Instant::now() + Duration::from_millis(in_ms.min(DAY_MS))
+}

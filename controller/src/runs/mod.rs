@@ -1,0 +1,326 @@
+//! Runs: opened once, driven to their end, watched by anyone.
+//!
+//! Owns a driver per open run, the routes by which agents' reports find it, and the streams of those who watch. What a
+//! run means, and what it wants next, is `vigie_runbook::run`'s to say; what happened is in the store before anybody
+//! hears of it.
+
+mod driver;
+mod report;
+mod routes;
+mod watch;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::oneshot;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
+use vigie_proto::{
+    id::RunId,
+    v1::{Opened, Owned, RunEvent, RunSpec, RunSummary, Signature, run_event::Event, run_spec::Kind},
+};
+use vigie_runbook::run::{self, Input, State};
+
+pub use report::Report;
+pub(crate) use report::Taken;
+pub use watch::Watching;
+
+use crate::{
+    audit::{Audit, Entry, Intent},
+    clock::now_ms,
+    error::RunsError,
+    fleet::Fleet,
+    permit::Permit,
+    runbooks::Runbooks,
+    store::{Mandate, OpenedRun, Store},
+};
+use driver::{Driver, Live, Turn};
+use routes::Routes;
+
+/// Runs that a list shows when nobody says how many, and at most.
+const LISTED: u32 = 50;
+const LISTED_AT_MOST: u32 = 1000;
+
+/// Events that are read from the store at once.
+const PAGE: u32 = 256;
+
+/// A cheap handle to all runs.
+#[derive(Clone)]
+pub struct Runs(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn Store>,
+    audit: Audit,
+    fleet: Fleet,
+    runbooks: Runbooks,
+    /// This replica's name, as events tell who owned a run.
+    controller: String,
+    /// The open runs. Held for moments only, never across an await.
+    live: Mutex<HashMap<RunId, Live>>,
+    routes: Routes,
+    /// Every driver and every watcher.
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Runs {
+    pub fn new(store: Arc<dyn Store>, fleet: Fleet, runbooks: Runbooks, controller: String) -> Self {
+        Self(Arc::new(Inner {
+            audit: Audit::new(Arc::clone(&store)),
+            store,
+            fleet,
+            runbooks,
+            controller,
+            live: Mutex::default(),
+            routes: Routes::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }))
+    }
+
+    fn live(&self) -> MutexGuard<'_, HashMap<RunId, Live>> {
+        self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a run, or finds the one that the same request opened before.
+    ///
+    /// # Errors
+    /// When the request is not valid, selects nothing, or its id belongs to another request.
+    pub async fn submit(&self, permit: &Permit, run: RunId, spec: RunSpec) -> Result<RunSummary, RunsError> {
+        // First, since the hosts and the runbook may have changed since the first time.
+        if let Some(existing) = self.0.store.run(run).await? {
+            return self.same(permit, run, &spec, existing).await;
+        }
+        let opened = self.open(permit.caller().name(), spec.clone())?;
+        let intent = Intent::new(
+            permit,
+            &run.to_string(),
+            &format!("{} on {} targets", opened.title, opened.targets.len()),
+        );
+        let events = number([Event::Opened(opened), self.owned(1)], 0);
+        let state = State::fold(run, &events)?;
+        match self.0.store.open_run(&intent, run, &events, &state.summary()).await? {
+            OpenedRun::Exists(existing) => self.same(permit, run, &spec, existing).await,
+            OpenedRun::New(mandate) => {
+                let summary = state.summary();
+                tracing::info!(%run, title = summary.title, operator = summary.operator, "run opened");
+                self.drive(mandate, state);
+                Ok(summary)
+            }
+        }
+    }
+
+    /// The first event of a run: the request with everything that it refers to, frozen.
+    fn open(&self, operator: &str, spec: RunSpec) -> Result<Opened, RunsError> {
+        let selector = spec.selector.as_ref().ok_or(RunsError::NoSelector)?;
+        let runbook = match spec.kind.as_ref().ok_or(RunsError::NoKind)? {
+            Kind::Operation(_) => None,
+            Kind::Runbook(call) => {
+                let unknown = || RunsError::UnknownRunbook(call.id.chars().take(64).collect());
+                Some(self.0.runbooks.find(&call.id).ok_or_else(unknown)?)
+            }
+        };
+        let runbook = runbook.as_deref();
+        let scope = run::scope(&spec, runbook)?;
+        let targets = self.0.fleet.targets(selector, scope)?;
+        Ok(run::open(spec, operator, targets, runbook)?)
+    }
+
+    /// A retry of a request is the same run; another request under its id is refused.
+    async fn same(
+        &self,
+        permit: &Permit,
+        run: RunId,
+        spec: &RunSpec,
+        existing: RunSummary,
+    ) -> Result<RunSummary, RunsError> {
+        let first = self.0.store.events(run, 0, 1).await?;
+        let opened = first.first().and_then(|event| match &event.event {
+            Some(Event::Opened(opened)) => opened.spec.as_ref(),
+            _ => None,
+        });
+        if opened == Some(spec) && existing.operator == permit.caller().name() {
+            Ok(existing)
+        } else {
+            Err(RunsError::Different(run))
+        }
+    }
+
+    fn owned(&self, epoch: u64) -> Event {
+        Event::Owned(Owned { epoch, controller: self.0.controller.clone() })
+    }
+
+    /// Takes up every run that is open in the store. Must end before any agent is let in: what agents report about
+    /// these runs has to find them.
+    ///
+    /// # Errors
+    /// When the store fails. A run whose log is damaged is left alone, and said so.
+    pub async fn resume(&self) -> Result<usize, RunsError> {
+        let mut resumed = 0;
+        for mandate in self.0.store.open_runs().await? {
+            let run = mandate.run();
+            match self.take_up(mandate).await {
+                Ok(()) => resumed += 1,
+                Err(RunsError::Corrupt(damage)) => {
+                    tracing::error!(%run, error = &damage as &dyn std::error::Error, "a run cannot be continued");
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(resumed)
+    }
+
+    async fn take_up(&self, mandate: Mandate) -> Result<(), RunsError> {
+        let run = mandate.run();
+        let mut events = Vec::new();
+        loop {
+            let after = events.last().map_or(0, |event: &RunEvent| event.seq);
+            let page = self.0.store.events(run, after, PAGE).await?;
+            if page.is_empty() {
+                break;
+            }
+            events.extend(page);
+        }
+        let mut state = State::fold(run, &events)?;
+        let owned = number([self.owned(state.epoch() + 1)], state.last_seq());
+        for event in &owned {
+            state.apply(event)?;
+        }
+        self.0.store.append(&mandate, &owned, &state.summary()).await?;
+        self.drive(mandate, state);
+        Ok(())
+    }
+
+    /// Starts the driver of a run.
+    fn drive(&self, mandate: Mandate, state: State) {
+        let run = mandate.run();
+        let (live, inputs) = Live::new();
+        // Here and not in the driver: after a restart, reports may come before it has begun.
+        self.0.routes.add_orders(run, &state);
+        let Inner { store, fleet, routes, stop, .. } = &*self.0;
+        let driver = Driver::new(
+            mandate,
+            state,
+            live.clone(),
+            Arc::clone(store),
+            fleet.clone(),
+            routes.clone(),
+            stop.clone(),
+        );
+        self.live().insert(run, live);
+        let runs = self.clone();
+        let span = tracing::info_span!("run", %run);
+        self.0.tasks.spawn(
+            async move {
+                driver.run(inputs).await;
+                // Dropped with its channels: from here on, watchers know that the store holds everything.
+                runs.live().remove(&run);
+                runs.0.routes.forget(run);
+            }
+            .instrument(span),
+        );
+    }
+
+    /// The newest runs.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn list(&self, _: &Permit, limit: u32) -> Result<Vec<RunSummary>, RunsError> {
+        let limit = if limit == 0 { LISTED } else { limit.min(LISTED_AT_MOST) };
+        Ok(self.0.store.runs(limit).await?)
+    }
+
+    /// Hands a run its operator's signature.
+    ///
+    /// # Errors
+    /// When there is no such run, or it does not take the signature.
+    pub async fn sign(
+        &self,
+        permit: &Permit,
+        run: &str,
+        manifest: Vec<u8>,
+        signatures: Vec<Signature>,
+    ) -> Result<RunSummary, RunsError> {
+        let run = self.find(run).await?;
+        let digest = data_encoding::HEXLOWER.encode(&vigie_proto::order::digest(&manifest));
+        let operator = permit.caller().name().to_owned();
+        let intent = Intent::new(permit, &run.to_string(), &format!("signs the manifest {digest}"));
+        let entry = self.0.audit.open(intent).await?;
+        let answer = self.say(&entry, run, Input::Signed { manifest, signatures, operator }).await;
+        self.conclude(entry, answer).await
+    }
+
+    /// Ends a run that has not acted.
+    ///
+    /// # Errors
+    /// When there is no such run, or it is too late.
+    pub async fn cancel(&self, permit: &Permit, run: &str, reason: String) -> Result<RunSummary, RunsError> {
+        let run = self.find(run).await?;
+        let operator = permit.caller().name().to_owned();
+        let entry = self.0.audit.open(Intent::new(permit, &run.to_string(), &reason)).await?;
+        let answer = self.say(&entry, run, Input::Cancel { operator, reason }).await;
+        self.conclude(entry, answer).await
+    }
+
+    /// Gives a run an operator's word; the entry shows that it was written down.
+    async fn say(&self, _: &Entry, run: RunId, word: Input) -> Result<RunSummary, RunsError> {
+        let inputs = self.live().get(&run).map(Live::inputs);
+        let Some(inputs) = inputs else {
+            return Err(self.not_live());
+        };
+        let (reply, answer) = oneshot::channel();
+        inputs.send(Turn::word(word, reply)).await.map_err(|_| self.not_live())?;
+        answer.await.unwrap_or_else(|_| Err(self.not_live()))
+    }
+
+    /// A run without a driver is closed, or the controller stops.
+    fn not_live(&self) -> RunsError {
+        if self.0.stop.is_cancelled() { RunsError::Stopping } else { run::Rejected::Closed.into() }
+    }
+
+    async fn conclude(
+        &self,
+        entry: Entry,
+        answer: Result<RunSummary, RunsError>,
+    ) -> Result<RunSummary, RunsError> {
+        let ending = match &answer {
+            Ok(_) => "taken".to_owned(),
+            Err(error) => format!("not taken: {error}"),
+        };
+        self.0.audit.close(entry, &ending).await;
+        answer
+    }
+
+    /// A run by its id, or by the beginning of one that no other run shares.
+    async fn find(&self, name: &str) -> Result<RunId, RunsError> {
+        let unknown = || RunsError::Unknown(name.chars().take(64).collect());
+        // What an id cannot hold is no beginning of one.
+        if name.is_empty() || name.len() > 36 || !name.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') {
+            return Err(unknown());
+        }
+        match self.0.store.runs_beginning(&name.to_ascii_lowercase()).await?.as_slice() {
+            [run] => Ok(*run),
+            [] => Err(unknown()),
+            _ => Err(RunsError::Ambiguous(name.to_owned())),
+        }
+    }
+
+    /// Stops every driver and every watcher; their runs go on when the controller is back.
+    pub(crate) fn stop(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+    }
+
+    /// Completes when all of them have stopped.
+    pub(crate) async fn stopped(&self) {
+        self.0.tasks.wait().await;
+    }
+}
+
+/// Gives events their places after `last`, and the present time.
+fn number<const N: usize>(events: [Event; N], last: u64) -> Vec<RunEvent> {
+    let at_ms = now_ms();
+    (last + 1..).zip(events).map(|(seq, event)| RunEvent { seq, at_ms, event: Some(event) }).collect()
+}

@@ -1,0 +1,158 @@
+//! What the controller must not forget, behind verbs that are whole transactions.
+//!
+//! Owns all SQL. A verb does everything that belongs together or nothing, and takes the proof that it may: an
+//! [`Intent`](crate::audit::Intent) for what changes something on somebody's behalf, whose audit entry is written in the
+//! same transaction, or a run's [`Mandate`]. It decides nothing: whether a token is honoured is
+//! [`Token::judge`](model::Token::judge)'s to say, which the verb calls inside its transaction.
+//!
+//! SQLite is the one engine so far; every test of the contract runs on any [`Store`].
+
+mod model;
+mod sqlite;
+
+use async_trait::async_trait;
+use vigie_proto::{
+    id::{RunId, TokenId},
+    v1::{RunEvent, RunSummary, SignedTrustList},
+};
+
+pub use model::{
+    AgentEnrolled, CertificateRow, Enrolment, HostRow, Mandate, NewOperator, OpenedRun, Redemption, Sighting,
+    Token, TokenFor,
+};
+pub use sqlite::Sqlite;
+
+use crate::{
+    audit::{Intent, Line, Record},
+    authority::{Certificate, IssueError},
+};
+use vigie_proto::id::HostId;
+
+/// What the controller remembers.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Appends one line to the audit and gives its sequence number.
+    async fn write_audit(&self, line: Line) -> Result<u64, StoreError>;
+
+    /// The audit's records after a sequence number, at most `limit`.
+    async fn audit(&self, after: u64, limit: u32) -> Result<Vec<Record>, StoreError>;
+
+    /// Records that were opened and never closed.
+    async fn open_audit(&self) -> Result<Vec<Record>, StoreError>;
+
+    /// Keeps a new token.
+    async fn add_token(&self, intent: &Intent, token: &Token) -> Result<(), StoreError>;
+
+    /// Honours a token or says why not. On success the certificate, what it is for and the token's use are written
+    /// together; a refusal is written into the audit. `issue` is called inside the transaction, at most once.
+    async fn redeem(&self, redemption: &Redemption, issue: &dyn Issue) -> Result<Enrolment, RedeemError>;
+
+    /// A certificate that this controller issued.
+    async fn certificate(&self, serial: &str) -> Result<Option<CertificateRow>, StoreError>;
+
+    /// Every host, by name.
+    async fn hosts(&self) -> Result<Vec<HostRow>, StoreError>;
+
+    /// Keeps what was last seen of hosts. A host that is not known, or was
+    /// replaced since, is passed over.
+    async fn remember(&self, sightings: &[Sighting]) -> Result<(), StoreError>;
+
+    /// The newest trust list; `None` before the first operator's login.
+    async fn trust_list(&self) -> Result<Option<SignedTrustList>, StoreError>;
+
+    /// Opens a run with its first events, unless its id is taken.
+    async fn open_run(
+        &self,
+        intent: &Intent,
+        run: RunId,
+        events: &[RunEvent],
+        summary: &RunSummary,
+    ) -> Result<OpenedRun, StoreError>;
+
+    /// Appends events and renews the summary. Fails with [`StoreError::Overtaken`] when the run's last event is not
+    /// the one before the first of these.
+    async fn append(
+        &self,
+        mandate: &Mandate,
+        events: &[RunEvent],
+        summary: &RunSummary,
+    ) -> Result<(), StoreError>;
+
+    /// The mandates of all runs that are not closed, oldest first.
+    async fn open_runs(&self) -> Result<Vec<Mandate>, StoreError>;
+
+    /// A run's events after a sequence number, at most `limit`.
+    async fn events(&self, run: RunId, after: u64, limit: u32) -> Result<Vec<RunEvent>, StoreError>;
+
+    /// The newest runs first.
+    async fn runs(&self, limit: u32) -> Result<Vec<RunSummary>, StoreError>;
+
+    /// One run's summary.
+    async fn run(&self, run: RunId) -> Result<Option<RunSummary>, StoreError>;
+
+    /// At most two runs whose id begins with `prefix`: enough to tell one from several.
+    async fn runs_beginning(&self, prefix: &str) -> Result<Vec<RunId>, StoreError>;
+
+    /// Ends all work, so that what was written is in the main file.
+    async fn close(&self);
+}
+
+/// Issues the certificates that a token is exchanged for.
+pub trait Issue: Send + Sync {
+    /// For a host's agent.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    fn agent(&self, host: HostId) -> Result<Certificate, IssueError>;
+
+    /// For an operator.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    fn operator(&self, name: &str) -> Result<Certificate, IssueError>;
+}
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the database cannot be opened")]
+    Open(#[source] sqlx::Error),
+    #[error("the database's schema cannot be brought up to date")]
+    Migrate(#[source] sqlx::migrate::MigrateError),
+    #[error("the database is set to {pragma} = {found} where {wanted} is needed")]
+    Pragma { pragma: &'static str, wanted: &'static str, found: String },
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+    #[error("the database holds {what} that does not read")]
+    Damaged { what: &'static str },
+    #[error("run {run} has been continued by somebody else: its last event is not {expected}")]
+    Overtaken { run: RunId, expected: u64 },
+    #[error("token {0} exists")]
+    TokenExists(TokenId),
+}
+
+/// Why a token was not exchanged.
+#[derive(Debug, thiserror::Error)]
+pub enum RedeemError {
+    #[error(transparent)]
+    Denied(#[from] crate::error::TokenDenial),
+    #[error("a host named {0} is enrolled already")]
+    Taken(String),
+    #[error("an agent's token was redeemed as an operator's, or the other way round")]
+    WrongRole,
+    #[error("there is no trust list")]
+    NoTrustList,
+    #[error("no certificate could be issued")]
+    Issue(#[from] IssueError),
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+}
+
+impl From<sqlx::Error> for RedeemError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+#[cfg(test)]
+mod contract;

@@ -1,0 +1,151 @@
+//! Runs and their events.
+
+use prost::Message as _;
+use sqlx::{Row as _, SqliteConnection, SqlitePool, sqlite::SqliteRow};
+use vigie_proto::{
+    id::RunId,
+    v1::{RunEvent, RunSummary},
+};
+
+use super::{audit, decode, parse, signed, unsigned};
+use crate::{
+    audit::{Intent, Kind},
+    store::{Mandate, OpenedRun, StoreError},
+};
+
+const WHAT: &str = "a run";
+
+pub(super) async fn open(
+    connection: &mut SqliteConnection,
+    intent: &Intent,
+    run: RunId,
+    events: &[RunEvent],
+    summary: &RunSummary,
+) -> Result<OpenedRun, StoreError> {
+    if let Some(existing) = self::summary(connection, run).await? {
+        return Ok(OpenedRun::Exists(existing));
+    }
+    audit::append(connection, &intent.line(Kind::Done)).await?;
+    sqlx::query(
+        "INSERT INTO runs (id, title, operator, opened_at_ms, closed_at_ms, phase, verdict, targets, last_seq)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
+    )
+    .bind(run.to_string())
+    .bind(&summary.title)
+    .bind(&summary.operator)
+    .bind(summary.opened_at_ms)
+    .bind(summary.closed_at_ms)
+    .bind(summary.phase)
+    .bind(summary.verdict)
+    .bind(summary.targets)
+    .execute(&mut *connection)
+    .await?;
+    append(connection, run, events, summary).await?;
+    Ok(OpenedRun::New(Mandate::new(run)))
+}
+
+/// Appends behind the event before the first of these, or not at all. The summary moves first: its condition is what
+/// keeps two owners of one run apart.
+pub(super) async fn append(
+    connection: &mut SqliteConnection,
+    run: RunId,
+    events: &[RunEvent],
+    summary: &RunSummary,
+) -> Result<(), StoreError> {
+    let Some(first) = events.first() else {
+        return Ok(());
+    };
+    let expected = first.seq.saturating_sub(1);
+    let moved = sqlx::query(
+        "UPDATE runs SET phase = ?, verdict = ?, closed_at_ms = ?, last_seq = ? WHERE id = ? AND last_seq = ?",
+    )
+    .bind(summary.phase)
+    .bind(summary.verdict)
+    .bind(summary.closed_at_ms)
+    .bind(signed(summary.last_seq))
+    .bind(run.to_string())
+    .bind(signed(expected))
+    .execute(&mut *connection)
+    .await?;
+    if moved.rows_affected() != 1 {
+        return Err(StoreError::Overtaken { run, expected });
+    }
+    for event in events {
+        sqlx::query("INSERT INTO events (run, seq, body) VALUES (?, ?, ?)")
+            .bind(run.to_string())
+            .bind(signed(event.seq))
+            .bind(event.encode_to_vec())
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn open_runs(pool: &SqlitePool) -> Result<Vec<Mandate>, StoreError> {
+    let ids: Vec<String> =
+        sqlx::query_scalar("SELECT id FROM runs WHERE closed_at_ms = 0 ORDER BY opened_at_ms")
+            .fetch_all(pool)
+            .await?;
+    ids.iter().map(|id| Ok(Mandate::new(parse(id, WHAT)?))).collect()
+}
+
+pub(super) async fn events(
+    pool: &SqlitePool,
+    run: RunId,
+    after: u64,
+    limit: u32,
+) -> Result<Vec<RunEvent>, StoreError> {
+    let bodies: Vec<Vec<u8>> =
+        sqlx::query_scalar("SELECT body FROM events WHERE run = ? AND seq > ? ORDER BY seq LIMIT ?")
+            .bind(run.to_string())
+            .bind(signed(after))
+            .bind(limit)
+            .fetch_all(pool)
+            .await?;
+    bodies.iter().map(|body| decode(body, "a run's event")).collect()
+}
+
+/// By when they were opened: an id says only when its maker claims to have made it.
+pub(super) async fn newest(pool: &SqlitePool, limit: u32) -> Result<Vec<RunSummary>, StoreError> {
+    let rows = sqlx::query("SELECT * FROM runs ORDER BY opened_at_ms DESC, id DESC LIMIT ?")
+        .bind(limit)
+        .fetch_all(pool)
+        .await?;
+    rows.iter().map(read).collect()
+}
+
+pub(super) async fn summary(
+    connection: &mut SqliteConnection,
+    run: RunId,
+) -> Result<Option<RunSummary>, StoreError> {
+    let row = sqlx::query("SELECT * FROM runs WHERE id = ?")
+        .bind(run.to_string())
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(read).transpose()
+}
+
+/// `prefix` holds only what an id can hold, so that `~` stands behind every continuation of it.
+pub(super) async fn beginning(pool: &SqlitePool, prefix: &str) -> Result<Vec<RunId>, StoreError> {
+    let ids: Vec<String> =
+        sqlx::query_scalar("SELECT id FROM runs WHERE id >= ? AND id < ? ORDER BY id LIMIT 2")
+            .bind(prefix)
+            .bind(format!("{prefix}~"))
+            .fetch_all(pool)
+            .await?;
+    ids.iter().map(|id| parse(id, WHAT)).collect()
+}
+
+fn read(row: &SqliteRow) -> Result<RunSummary, StoreError> {
+    Ok(RunSummary {
+        run: row.try_get("id")?,
+        title: row.try_get("title")?,
+        operator: row.try_get("operator")?,
+        opened_at_ms: row.try_get("opened_at_ms")?,
+        closed_at_ms: row.try_get("closed_at_ms")?,
+        phase: row.try_get("phase")?,
+        verdict: row.try_get("verdict")?,
+        targets: row.try_get("targets")?,
+        last_seq: unsigned(row.try_get("last_seq")?, WHAT)?,
+    })
+}

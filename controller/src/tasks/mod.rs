@@ -1,0 +1,9 @@
+//! Background loops: no input, idempotent, woken by a signal and by the clock, so that the first time, a retry and a
+//! restart are the same.
+
+mod remember;
+mod renew;
+
+pub(crate) use remember::remember;
+pub use renew::DoorsError;
+pub(crate) use renew::{Doors, renew};

@@ -1,0 +1,29 @@
+use std::{error::Error, time::Duration};
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::fleet::Fleet;
+
+/// News are gathered for this long: a fleet that comes back after a restart is then a few transactions, not one a host.
+const GATHER: Duration = Duration::from_secs(1);
+
+/// Keeps in the store what is known of the fleet, so that a restarted controller still shows it. Once more at the end.
+pub(crate) async fn remember(fleet: Fleet, stop: CancellationToken) {
+    loop {
+        let stopping = tokio::select! {
+            () = stop.cancelled() => true,
+            () = async { fleet.news().await; sleep(GATHER).await } => false,
+        };
+        if let Err(error) = fleet.remember().await {
+            tracing::error!(error = &error as &dyn Error, "what is known of the fleet could not be kept");
+            // What failed is still to be kept: come back without news.
+            if !stopping {
+                fleet.ring();
+            }
+        }
+        if stopping {
+            return;
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Runs that change something: planned, signed, handed over, acknowledged.
+
+use tonic::Code;
+use vigie_proto::{
+    order::{self, Domain, TrustedKeys, digest},
+    v1::{
+        self, ExecRequest, ExecResult, Finished, Outcome, Planned, RunPhase, RunVerdict, Started, from_agent,
+        request::Operation, result, run_event::Event,
+    },
+};
+
+use crate::support::{Controller, Operator, Session, all, new_run, operation, trust_list};
+
+fn uptime() -> v1::RunSpec {
+    operation(all(), Operation::Exec(ExecRequest { program: "uptime".to_owned(), args: Vec::new() }))
+}
+
+fn done() -> Outcome {
+    Outcome::succeeded(result::Operation::Exec(ExecResult {
+        program: "/usr/bin/uptime".to_owned(),
+        ..Default::default()
+    }))
+}
+
+async fn planned(operator: &mut Operator, run: &str) -> Planned {
+    let plan = |event: &Event| match event {
+        Event::Planned(planned) => Some(planned.clone()),
+        _ => None,
+    };
+    operator.watch(run, 0, true).await.until(plan).await
+}
+
+async fn sign(
+    operator: &mut Operator,
+    run: &str,
+    manifest: Vec<u8>,
+) -> Result<v1::RunSummary, tonic::Status> {
+    let signatures = vec![operator.signing.sign(Domain::Manifest, &manifest)];
+    let request = v1::SignRunRequest { run: run.to_owned(), manifest, signatures };
+    Ok(operator.runs.sign_run(request).await?.into_inner())
+}
+
+async fn finish(session: &Session, order: &str) {
+    let finished = Finished { order: order.to_owned(), outcome: Some(done()) };
+    session.say(from_agent::Message::Finished(finished)).await;
+}
+
+fn now_ms() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    i64::try_from(now.as_millis()).unwrap()
+}
+
+/// What the agent would believe of an envelope.
+fn believed(operator: &Operator, host: &crate::support::Host, execute: &v1::Execute) -> order::Verified {
+    let list = trust_list("ada", &operator.signing);
+    let trusted = TrustedKeys::pinned(&list, &digest(&list.trust_list)).unwrap();
+    let host_id = host.id.parse().unwrap();
+    order::verify(execute, &trusted, host_id, host.incarnation, now_ms()).unwrap()
+}
+
+#[tokio::test]
+async fn an_order_goes_from_plan_to_acknowledgement() {
+    let controller = Controller::new().await;
+    let mut operator = controller.operator().await;
+    let host = controller.host(&mut operator, "vps1").await;
+    let mut session = host.session(&controller).await.unwrap();
+    let run = new_run();
+    operator.submit(&run, uptime()).await.unwrap();
+    let plan = planned(&mut operator, &run).await;
+    assert_eq!(plan.leaves.len(), 1);
+
+    let mut other = plan.manifest.clone();
+    other.push(0);
+    assert_eq!(sign(&mut operator, &run, other).await.unwrap_err().code(), Code::FailedPrecondition);
+    let summary = sign(&mut operator, &run, plan.manifest).await.unwrap();
+    assert_eq!(summary.phase(), RunPhase::Acting);
+
+    let execute = session.execute().await;
+    let verified = believed(&operator, &host, &execute);
+    assert_eq!((verified.operation().name, verified.person(), verified.epoch()), ("exec", "ada", 1));
+    let order = verified.order().to_string();
+    session.say(from_agent::Message::Started(Started { order: order.clone(), at_ms: now_ms() })).await;
+    finish(&session, &order).await;
+    assert_eq!(session.acknowledged().await, std::slice::from_ref(&order));
+    let mut watch = operator.watch(&run, 0, true).await;
+    assert_eq!(watch.closed().await.verdict(), RunVerdict::Ok);
+
+    // The acknowledgement was lost: the same outcome again, long after the run closed.
+    finish(&session, &order).await;
+    assert_eq!(session.acknowledged().await, [order]);
+    let request = v1::CancelRunRequest { run, reason: "too late".to_owned() };
+    assert_eq!(operator.runs.cancel_run(request).await.unwrap_err().code(), Code::FailedPrecondition);
+}
+
+#[tokio::test]
+async fn a_plan_can_be_declined() {
+    let controller = Controller::new().await;
+    let mut operator = controller.operator().await;
+    controller.host(&mut operator, "vps1").await;
+    let run = new_run();
+    operator.submit(&run, uptime()).await.unwrap();
+    let plan = planned(&mut operator, &run).await;
+    let request = v1::CancelRunRequest { run: run.clone(), reason: "not now".to_owned() };
+    let summary = operator.runs.cancel_run(request).await.unwrap().into_inner();
+    assert_eq!((summary.phase(), summary.verdict()), (RunPhase::Closed, RunVerdict::Cancelled));
+    let error = sign(&mut operator, &run, plan.manifest).await.unwrap_err();
+    assert_eq!(error.metadata().get("vigie-code").unwrap(), "rejected");
+}
+
+#[tokio::test]
+async fn an_order_that_was_handed_over_is_handed_over_again_after_a_restart() {
+    let controller = Controller::new().await;
+    let mut operator = controller.operator().await;
+    let host = controller.host(&mut operator, "vps1").await;
+    let mut session = host.session(&controller).await.unwrap();
+    let run = new_run();
+    operator.submit(&run, uptime()).await.unwrap();
+    let plan = planned(&mut operator, &run).await;
+    sign(&mut operator, &run, plan.manifest).await.unwrap();
+    let before = believed(&operator, &host, &session.execute().await);
+
+    let controller = controller.restart().await;
+    let mut operator = operator.again(&controller).await;
+    let mut session = host.session(&controller).await.unwrap();
+    let after = believed(&operator, &host, &session.execute().await);
+    // The same order, which the agent knows by its id, under a newer epoch.
+    assert_eq!(after.order(), before.order());
+    assert!(after.epoch() > before.epoch());
+    let order = after.order().to_string();
+    finish(&session, &order).await;
+    assert_eq!(session.acknowledged().await, [order]);
+    assert_eq!(operator.watch(&run, 0, true).await.closed().await.verdict(), RunVerdict::Ok);
+}
+
+#[tokio::test]
+async fn an_outcome_may_come_before_the_order_is_handed_over_again() {
+    let controller = Controller::new().await;
+    let mut operator = controller.operator().await;
+    let host = controller.host(&mut operator, "vps1").await;
+    let mut session = host.session(&controller).await.unwrap();
+    let run = new_run();
+    operator.submit(&run, uptime()).await.unwrap();
+    let plan = planned(&mut operator, &run).await;
+    sign(&mut operator, &run, plan.manifest).await.unwrap();
+    let order = believed(&operator, &host, &session.execute().await).order().to_string();
+    // It ended while the controller was away.
+    let controller = controller.restart().await;
+    let mut operator = operator.again(&controller).await;
+    let mut session = host.session(&controller).await.unwrap();
+    finish(&session, &order).await;
+    loop {
+        match session.next().await.unwrap() {
+            v1::to_agent::Message::Acknowledge(acknowledge) => {
+                assert_eq!(acknowledge.orders, [order]);
+                break;
+            }
+            v1::to_agent::Message::Execute(again) => {
+                assert_eq!(believed(&operator, &host, &again).order().to_string(), order);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(operator.watch(&run, 0, true).await.closed().await.verdict(), RunVerdict::Ok);
+}

@@ -1,1 +1,68 @@
-fn main() {}
+//! The process around [`vigiectl::run`]: streams, environment, Ctrl-C, exit status.
+
+use std::{
+    env,
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use tokio::{io::BufReader, runtime::Runtime};
+use vigiectl::{Exit, Home, Interrupt, Surroundings, Terminal};
+
+fn main() -> ExitCode {
+    let home = match Home::from_environment(|name| env::var_os(name).map(PathBuf::from)) {
+        Ok(home) => home,
+        Err(error) => return fail(&error.to_string()),
+    };
+    let runtime = match Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.to_string()),
+    };
+    let exit = runtime.block_on(async {
+        let (trigger, interrupt) = Interrupt::new();
+        tokio::spawn(async move {
+            // Without a handler Ctrl-C ends the process as it always does.
+            if tokio::signal::ctrl_c().await.is_ok() {
+                trigger.send_replace(true);
+                // A second one means that the first was not heard.
+                tokio::signal::ctrl_c().await.unwrap_or_default();
+                std::process::exit(i32::from(Exit::Interrupted.code()));
+            }
+        });
+        vigiectl::run(env::args_os(), surroundings(home, interrupt)).await
+    });
+    // A question nobody answered still holds a thread on stdin; it is not waited for.
+    runtime.shutdown_background();
+    ExitCode::from(exit.code())
+}
+
+fn surroundings(home: Home, interrupt: Interrupt) -> Surroundings {
+    let (stdout, stderr) = (io::stdout(), io::stderr());
+    let terminal = Terminal {
+        asks: io::stdin().is_terminal() && stderr.is_terminal(),
+        stdout: stdout.is_terminal(),
+        stderr: stderr.is_terminal(),
+        colour: env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+            && env::var_os("TERM").is_none_or(|term| term != "dumb"),
+        width: rustix::termios::tcgetwinsize(&stderr)
+            .map_or(0, |size| usize::from(size.ws_col))
+            .max(Terminal::NONE.width),
+    };
+    Surroundings {
+        stdin: Box::new(BufReader::new(tokio::io::stdin())),
+        stdout: Box::new(stdout),
+        stderr: Box::new(stderr),
+        terminal,
+        home,
+        user: env::var("USER").unwrap_or_default(),
+        interrupt,
+    }
+}
+
+/// Before there is anything to say it with.
+#[allow(clippy::print_stderr)]
+fn fail(message: &str) -> ExitCode {
+    eprintln!("error: {message}");
+    ExitCode::from(Exit::Failed.code())
+}

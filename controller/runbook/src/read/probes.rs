@@ -62,7 +62,8 @@ fn probe(node: &Node, context: &Context<'_>, names: &mut Names, reader: &mut Rea
         return None;
     }
     let id = id?;
-    let twice = descriptors::result(operation.name).and_then(|message| names.probes.insert(id.clone(), message));
+    let twice =
+        descriptors::result(operation.name).and_then(|message| names.probes.insert(id.clone(), message));
     if twice.is_some() {
         reader.error(id_at, format!("there are two probes `{id}`"), "");
     }

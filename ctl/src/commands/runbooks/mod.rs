@@ -1,0 +1,3 @@
+pub(super) mod lint;
+pub(super) mod list;
+pub(super) mod show;

@@ -1,0 +1,27 @@
+//! `vigiectl status`: what is wrong first, then every host in a line.
+
+use vigie_proto::v1::ListHostsRequest;
+
+use crate::{cli::selection::Selection, error::Error, exit::Exit, invocation::Invocation, view};
+
+pub(super) async fn run(invocation: &mut Invocation, selection: &Selection) -> Result<Exit, Error> {
+    let selector = selection.observing()?;
+    let client = invocation.connect().await?;
+    let request = ListHostsRequest { selector: Some(selector) };
+    let hosts = client
+        .hosts()
+        .list_hosts(request)
+        .await
+        .map_err(Error::rpc("asking for the fleet"))?
+        .into_inner()
+        .hosts;
+    let output = &mut invocation.output;
+    if output.format.is_text() {
+        let text = view::status::text(&hosts, &output.look);
+        output.text(&text)?;
+    } else {
+        output.document(&view::hosts::document(&hosts), "hosts")?;
+    }
+    let gone = hosts.iter().any(|host| !host.connected);
+    Ok(if gone { Exit::Unreachable } else { Exit::Ok })
+}

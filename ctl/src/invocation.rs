@@ -1,0 +1,133 @@
+//! What one call of `vigiectl` has around it: streams, folders, a person at the terminal or none, and Ctrl-C.
+
+use tokio::{
+    io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _},
+    sync::watch,
+};
+
+use crate::{
+    cli::Global,
+    client::Client,
+    context::Home,
+    error::Error,
+    output::{Output, Stream},
+};
+
+/// The process's surroundings, or a test's.
+pub struct Surroundings {
+    pub stdin: Box<dyn AsyncBufRead + Send + Unpin>,
+    pub stdout: Stream,
+    pub stderr: Stream,
+    pub terminal: Terminal,
+    pub home: Home,
+    /// The name that a login goes by where none is given.
+    pub user: String,
+    pub interrupt: Interrupt,
+}
+
+/// Which streams are a terminal, and what it can do.
+#[derive(Debug, Clone, Copy)]
+pub struct Terminal {
+    /// Somebody can be asked: stdin and stderr are a terminal.
+    pub asks: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+    /// Colour is welcome where there is a terminal (`NO_COLOR` is not set).
+    pub colour: bool,
+    pub width: usize,
+}
+
+impl Terminal {
+    /// No terminal at all: a script, or a test.
+    pub const NONE: Self = Self { asks: false, stdout: false, stderr: false, colour: false, width: 100 };
+}
+
+/// Tells that the person pressed Ctrl-C.
+#[derive(Debug, Clone)]
+pub struct Interrupt(watch::Receiver<bool>);
+
+impl Interrupt {
+    /// An interrupt with its trigger: sending `true` pulls it.
+    pub fn new() -> (watch::Sender<bool>, Self) {
+        let (trigger, receiver) = watch::channel(false);
+        (trigger, Self(receiver))
+    }
+
+    /// Returns once it was pulled, and never otherwise.
+    pub async fn wait(&mut self) {
+        while !*self.0.borrow_and_update() {
+            if self.0.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+/// One call, its command line read.
+pub(crate) struct Invocation {
+    pub(crate) output: Output,
+    pub(crate) home: Home,
+    pub(crate) context: Option<String>,
+    pub(crate) yes: bool,
+    pub(crate) user: String,
+    pub(crate) interrupt: Interrupt,
+    stdin: Box<dyn AsyncBufRead + Send + Unpin>,
+    asks: bool,
+}
+
+/// A token is 300 characters; whatever is so much longer is another file.
+const LONGEST_INPUT: u64 = 64 * 1024;
+
+impl Invocation {
+    pub(crate) fn new(surroundings: Surroundings, global: &Global, output: Output) -> Self {
+        Self {
+            output,
+            home: surroundings.home,
+            context: global.context.clone(),
+            yes: global.yes,
+            user: surroundings.user,
+            interrupt: surroundings.interrupt,
+            stdin: surroundings.stdin,
+            asks: surroundings.terminal.asks,
+        }
+    }
+
+    /// Connects to the controller of the context in use.
+    pub(crate) async fn connect(&self) -> Result<Client, Error> {
+        Client::connect(&self.home, self.context.as_deref()).await
+    }
+
+    /// Whether there is a person to ask.
+    pub(crate) fn asks(&self) -> bool {
+        self.asks
+    }
+
+    /// Asks for a yes. Everything else is a no, and so is silence.
+    ///
+    /// # Errors
+    /// When the person interrupts instead of answering; `run` is the run that the question is about.
+    pub(crate) async fn agrees(&mut self, question: &str, run: Option<&str>) -> Result<bool, Error> {
+        self.output.ask(&format!("{question} [y/N]"));
+        let mut answer = String::new();
+        tokio::select! {
+            read = self.stdin.read_line(&mut answer) => {
+                read.map_err(|source| Error::Input("the answer".to_owned(), source))?;
+            }
+            () = self.interrupt.wait() => return Err(Error::Interrupted { run: run.map(str::to_owned) }),
+        }
+        Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+    }
+
+    /// Everything on stdin, up to a bound.
+    pub(crate) async fn read_input(&mut self) -> Result<zeroize::Zeroizing<String>, Error> {
+        let failed = |source| Error::Input("stdin".to_owned(), source);
+        let mut text = zeroize::Zeroizing::new(String::with_capacity(4096));
+        if self.asks {
+            // At a terminal one line is all there is: nobody wants to press Ctrl-D after a paste.
+            self.stdin.read_line(&mut text).await.map_err(failed)?;
+        } else {
+            (&mut self.stdin).take(LONGEST_INPUT).read_to_string(&mut text).await.map_err(failed)?;
+        }
+        Ok(text)
+    }
+}

@@ -1,0 +1,299 @@
+//! What a plan's bytes have to be before a person is even asked to sign them.
+//!
+//! The controller assembles plans, and is not believed: it could be somebody else's by now. Everything that this
+//! machine knows by itself (what was asked, which hosts were named, who signs) is held against the bytes.
+
+use std::collections::BTreeSet;
+
+use prost_reflect::{ReflectMessage as _, Value};
+use vigie_proto::{
+    operation::{self, FieldError, Operation},
+    order::{Batch, BatchError, Domain, SigningKey, digest},
+    selector::Selector,
+    text::escape,
+    v1::{Leaf, Manifest, PlanEntry, Request, RunSpec, Signature, Target, run_spec::Kind},
+};
+
+use vigie_runbook::{Bound, StepSpec};
+
+use crate::{output::json::reflect, view::run::RunView};
+
+/// Why a plan is not signed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Distrust {
+    #[error("its bytes are no plan: {0}")]
+    Batch(BatchError),
+    #[error("it holds a task that this vigiectl cannot read: {0}")]
+    Unknown(FieldError),
+    #[error("it is for another run, {0:?}")]
+    OtherRun(String),
+    #[error("it is to be signed by {0:?}")]
+    OtherPerson(String),
+    #[error("it holds a task that is not shown, or shown twice")]
+    Hidden,
+    #[error("a task shown for {shown} would go to another host ({actual})")]
+    OtherHost { shown: String, actual: String },
+    #[error("it holds a task for {0}, which was not selected")]
+    NotSelected(String),
+    #[error("it would run `{0}`, which is not what was asked for")]
+    OtherOperation(String),
+    #[error("it is about another request than the one that was sent")]
+    OtherRequest,
+    #[error("the runbook that it carries out is not the one that was shown")]
+    OtherRunbook,
+}
+
+impl Distrust {
+    /// What to do.
+    pub(crate) fn hint(&self) -> &'static str {
+        match self {
+            Self::Unknown(_) => "upgrade vigiectl: the controller knows more operations than it does",
+            Self::OtherPerson(_) => "only who opened a run can sign its plan; open your own",
+            _ => "do not go on: the controller may be broken or in wrong hands; tell whoever runs it",
+        }
+    }
+}
+
+/// A plan that may be shown and signed.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    batch: Batch,
+    pub(crate) manifest: Manifest,
+    pub(crate) leaves: Vec<Leaf>,
+}
+
+impl Plan {
+    /// Holds the run's latest plan against all that is known here. `asked` is the request from this machine's own
+    /// ledger, where the run was opened here.
+    pub(crate) fn examine(view: &RunView, asked: Option<&RunSpec>, operator: &str) -> Result<Self, Distrust> {
+        let planned = view.plan.clone().unwrap_or_default();
+        let (batch, manifest, leaves) =
+            Batch::from_parts(planned.manifest, planned.leaves).map_err(Distrust::Batch)?;
+        if manifest.run != view.run {
+            return Err(Distrust::OtherRun(escape(&manifest.run, false).into_owned()));
+        }
+        if manifest.person != operator {
+            return Err(Distrust::OtherPerson(escape(&manifest.person, false).into_owned()));
+        }
+        let told = view.opened.spec.as_ref();
+        if asked.is_some() && asked != told {
+            return Err(Distrust::OtherRequest);
+        }
+        let spec = asked.or(told).ok_or(Distrust::OtherRequest)?;
+        let bound = runbook(view, &manifest, spec)?;
+        let mut shown = BTreeSet::new();
+        for entry in &planned.entries {
+            let target = view.target(entry.target).ok_or(Distrust::Hidden)?;
+            for index in &entry.leaves {
+                let leaf =
+                    leaves.get(*index as usize).filter(|_| shown.insert(*index)).ok_or(Distrust::Hidden)?;
+                task(leaf, target, spec)?;
+            }
+            if let Some(bound) = &bound {
+                remedy(bound, entry, &leaves, target)?;
+            }
+        }
+        if shown.len() != leaves.len() {
+            return Err(Distrust::Hidden);
+        }
+        Ok(Self { batch, manifest, leaves })
+    }
+
+    /// Signs the plan.
+    pub(crate) fn sign(&self, key: &SigningKey) -> Signature {
+        key.sign(Domain::Manifest, self.batch.manifest())
+    }
+
+    /// The bytes that are signed.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.batch.manifest()
+    }
+}
+
+/// The runbook with its parameters, when the manifest speaks of the text that the run was opened with; `None` for a
+/// single operation.
+fn runbook(view: &RunView, manifest: &Manifest, spec: &RunSpec) -> Result<Option<Bound>, Distrust> {
+    let Some(Kind::Runbook(call)) = &spec.kind else {
+        return if manifest.runbook_digest.is_empty() { Ok(None) } else { Err(Distrust::OtherRunbook) };
+    };
+    let runbook =
+        view.runbook.as_ref().filter(|runbook| runbook.id == call.id).ok_or(Distrust::OtherRunbook)?;
+    if manifest.runbook_digest != digest(view.opened.runbook_text.as_bytes()) {
+        return Err(Distrust::OtherRunbook);
+    }
+    runbook.bind(&call.parameters).map(Some).map_err(|_| Distrust::OtherRunbook)
+}
+
+/// The steps of an entry are exactly what the runbook's text makes of its remedy here: nothing is changed, left out or
+/// slipped in between.
+fn remedy(bound: &Bound, entry: &PlanEntry, leaves: &[Leaf], target: &Target) -> Result<(), Distrust> {
+    let expected = bound.steps(&entry.remedy, &target.stack);
+    let planned: Vec<_> = entry.leaves.iter().filter_map(|index| leaves.get(*index as usize)).collect();
+    let same = |(leaf, step): (&&Leaf, &StepSpec)| {
+        leaf.operation.as_ref() == Some(&step.request) && leaf.timeout_ms == step.timeout_ms
+    };
+    if planned.len() == expected.len() && planned.iter().zip(&expected).all(same) {
+        return Ok(());
+    }
+    let lines = planned.iter().filter_map(|leaf| crate::view::request::line(leaf.operation.as_ref()?));
+    Err(Distrust::OtherOperation(lines.collect::<Vec<_>>().join("; ")))
+}
+
+/// One task is for the host that is shown, which was selected, and does what was asked.
+fn task(leaf: &Leaf, target: &Target, spec: &RunSpec) -> Result<(), Distrust> {
+    let request = leaf.operation.as_ref().ok_or(Distrust::Unknown(FieldError::Unknown))?;
+    Operation::of(request).map_err(Distrust::Unknown)?;
+    operation::check(request).map_err(Distrust::Unknown)?;
+    if leaf.host != target.host || leaf.incarnation != target.incarnation {
+        let show = |text: &str| escape(text, false).into_owned();
+        return Err(Distrust::OtherHost { shown: show(&target.host_name), actual: show(&leaf.host) });
+    }
+    let selector = spec.selector.clone().unwrap_or_default();
+    // Labels are the controller's to know; names are ours.
+    let names = vigie_proto::v1::Selector { labels: String::new(), stack: String::new(), ..selector.clone() };
+    let named = Selector::try_from(&names)
+        .map_or(names.hosts.is_empty(), |names| names.matches(&target.host_name, &[]));
+    let stack = selector.stack.is_empty() || selector.stack == target.stack;
+    if !named || !stack {
+        return Err(Distrust::NotSelected(escape(&target.host_name, false).into_owned()));
+    }
+    if let Some(Kind::Operation(asked)) = &spec.kind
+        && !fulfils(asked, request, &target.stack)
+    {
+        let line = crate::view::request::line(request).unwrap_or_default();
+        return Err(Distrust::OtherOperation(line));
+    }
+    Ok(())
+}
+
+/// Whether a task is what was asked; the controller fills in the stack where none was named.
+fn fulfils(asked: &Request, task: &Request, stack: &str) -> bool {
+    asked == task || with_stack(asked, stack).is_some_and(|filled| filled == *task)
+}
+
+/// The request with its `stack` filled in; `None` where it has no such field, or one that says something.
+fn with_stack(asked: &Request, stack: &str) -> Option<Request> {
+    let mut union = reflect(asked, "Request")?;
+    let (_, value) = union.fields_mut().next()?;
+    let Value::Message(message) = value else { return None };
+    let field = message.descriptor().get_field_by_name("stack")?;
+    if message.has_field(&field) {
+        return None;
+    }
+    message.set_field(&field, Value::String(stack.to_owned()));
+    union.transcode_to().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use vigie_proto::{
+        order::{VerifyingKey, digest},
+        v1::{
+            ComposeRestartRequest, ExecRequest, Planned, RunEvent, request::Operation as Asked,
+            run_event::Event,
+        },
+    };
+
+    use super::*;
+    use crate::view::fixtures::{self, Fleet};
+
+    /// The run's plan, with one thing changed before it is put together.
+    fn examine(
+        fleet: &Fleet,
+        change: impl FnOnce(&mut Manifest, &mut Vec<Leaf>, &mut Planned),
+    ) -> Result<Plan, Distrust> {
+        let mut view = fleet.planned();
+        let mut planned = view.plan.clone().unwrap();
+        let mut manifest = Manifest::decode(planned.manifest.as_slice()).unwrap();
+        let mut leaves: Vec<_> =
+            planned.leaves.iter().map(|leaf| Leaf::decode(leaf.as_slice()).unwrap()).collect();
+        change(&mut manifest, &mut leaves, &mut planned);
+        let batch = Batch::assemble(manifest, &leaves);
+        let planned =
+            Planned { manifest: batch.manifest().to_vec(), leaves: batch.leaves().to_vec(), ..planned };
+        let seq = view.last_seq + 1;
+        view.apply(RunEvent { seq, at_ms: 0, event: Some(Event::Planned(planned)) });
+        Plan::examine(&view, Some(&fleet.spec), "ana")
+    }
+
+    fn exec() -> Option<Request> {
+        let exec = ExecRequest { program: "rm".to_owned(), args: vec!["-rf".to_owned(), "/".to_owned()] };
+        Some(Request { operation: Some(Asked::Exec(exec)) })
+    }
+
+    #[test]
+    fn an_honest_plan_is_signed_over_its_own_bytes() {
+        for fleet in [fixtures::restart_runbook(), fixtures::restart_operation()] {
+            let plan = examine(&fleet, |_, _, _| {}).unwrap();
+            let key = SigningKey::generate().unwrap();
+            let public = VerifyingKey::from_bytes(&key.public().to_bytes()).unwrap();
+            assert!(public.verifies(Domain::Manifest, plan.bytes(), &plan.sign(&key)));
+            assert_eq!(digest(plan.bytes()), digest(&plan.manifest.encode_to_vec()));
+        }
+    }
+
+    #[test]
+    fn whatever_a_controller_changes_is_noticed() {
+        type Change = fn(&mut Manifest, &mut Vec<Leaf>, &mut Planned);
+        let changes: &[(&str, Change)] = &[
+            ("another run", |manifest, _, _| manifest.run = "0198".to_owned()),
+            ("another person", |manifest, _, _| manifest.person = "mallory".to_owned()),
+            ("another runbook", |manifest, _, _| manifest.runbook_digest = vec![1; 32]),
+            ("another operation", |_, leaves, _| leaves[0].operation = exec()),
+            ("no operation", |_, leaves, _| leaves[0].operation = None),
+            ("another host", |_, leaves, _| {
+                leaves[0].host = "01900000-0000-7000-8000-00000000ffff".to_owned();
+            }),
+            ("an earlier enrolment", |_, leaves, _| leaves[0].incarnation = 0),
+            ("a task that is not shown", |_, leaves, _| {
+                leaves.push(Leaf { operation: exec(), ..leaves[0].clone() });
+            }),
+            ("a task shown twice", |_, _, planned| planned.entries[1].leaves = vec![0]),
+            ("a target that is not there", |_, _, planned| planned.entries[0].target = 99),
+            ("other services", |_, leaves, _| {
+                let restart = ComposeRestartRequest {
+                    stack: "sylion".to_owned(),
+                    services: vec!["backend".to_owned(), "postgres".to_owned()],
+                };
+                leaves[0].operation = Some(Request { operation: Some(Asked::ComposeRestart(restart)) });
+            }),
+            ("another stack", |_, leaves, _| {
+                let restart = ComposeRestartRequest {
+                    stack: "staging".to_owned(),
+                    services: vec!["backend".to_owned()],
+                };
+                leaves[0].operation = Some(Request { operation: Some(Asked::ComposeRestart(restart)) });
+            }),
+        ];
+        for fleet in [fixtures::restart_runbook(), fixtures::restart_operation()] {
+            for (name, change) in changes {
+                assert!(examine(&fleet, change).is_err(), "{name} passed");
+            }
+        }
+    }
+
+    #[test]
+    fn hosts_that_were_not_named_are_refused() {
+        let mut fleet = fixtures::restart_operation();
+        fleet.spec.selector =
+            Some(vigie_proto::v1::Selector { hosts: "vps1".to_owned(), ..Default::default() });
+        let error = examine(&fleet, |_, _, _| {}).unwrap_err();
+        assert_eq!(error, Distrust::NotSelected("vps2".to_owned()));
+    }
+
+    #[test]
+    fn another_request_than_ours_is_refused() {
+        let fleet = fixtures::restart_operation();
+        let asked = RunSpec { timeout_ms: 1, ..fleet.spec.clone() };
+        assert_eq!(Plan::examine(&fleet.planned(), Some(&asked), "ana").unwrap_err(), Distrust::OtherRequest);
+    }
+
+    #[test]
+    fn bytes_that_do_not_belong_together_are_refused() {
+        let fleet = fixtures::restart_operation();
+        let mut view = fleet.planned();
+        view.plan.as_mut().unwrap().leaves[0].push(0);
+        assert!(matches!(Plan::examine(&view, None, "ana"), Err(Distrust::Batch(_))));
+    }
+}

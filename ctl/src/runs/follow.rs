@@ -1,0 +1,296 @@
+//! Following a run to its end: events folded as they come, the plan shown and signed when it waits for that, and the
+//! connection made again when it breaks. The run itself needs none of this: it goes on without us.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use vigie_proto::{
+    id::RunId,
+    order::SigningKey,
+    text::escape,
+    v1::{
+        CancelRunRequest, OutputChunk, ProbePurpose, RunMode, RunSpec, SignRunRequest, WatchRunRequest,
+        watch_run_response::Item,
+    },
+};
+
+use super::{
+    consent::Plan,
+    ledger::Ledger,
+    submit::{may_pass, submit},
+};
+use crate::{
+    client::Client, error::Error, invocation::Invocation, output::look::count, view, view::run::RunView,
+};
+
+/// Before each attempt to attach again; the last one repeats.
+const PAUSES: [Duration; 5] = [
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+];
+
+/// A controller that restarts is back by then.
+const ATTEMPTS: usize = 30;
+
+/// Who signs, and what they asked for.
+struct Signer {
+    operator: String,
+    key: SigningKey,
+    asked: Option<RunSpec>,
+}
+
+/// Opens a run and follows it, signing its plan where the person agrees.
+pub(crate) async fn open(
+    invocation: &mut Invocation,
+    client: &Client,
+    spec: RunSpec,
+) -> Result<RunView, Error> {
+    let run = submit(invocation, client, spec).await?;
+    resume(invocation, client, run).await
+}
+
+/// Follows a run, offering its plan for signing.
+pub(crate) async fn resume(
+    invocation: &mut Invocation,
+    client: &Client,
+    run: RunId,
+) -> Result<RunView, Error> {
+    let ledger = Ledger::of(&invocation.home.state(&client.context.name)?);
+    let signer = Signer {
+        operator: client.context.settings.operator.clone(),
+        key: client.keys.order()?,
+        asked: ledger.read(run),
+    };
+    Follower::new(invocation, client, run, Some(signer)).until_closed().await
+}
+
+/// Follows a run without taking part in it.
+pub(crate) async fn watch(
+    invocation: &mut Invocation,
+    client: &Client,
+    run: RunId,
+) -> Result<RunView, Error> {
+    Follower::new(invocation, client, run, None).until_closed().await
+}
+
+/// The events that there are now.
+pub(crate) async fn read(invocation: &mut Invocation, client: &Client, run: RunId) -> Result<RunView, Error> {
+    let mut follower = Follower::new(invocation, client, run, None);
+    follower.stream(false).await?.map_err(Error::rpc("reading the run"))?;
+    Ok(follower.view)
+}
+
+struct Follower<'a> {
+    invocation: &'a mut Invocation,
+    client: &'a Client,
+    view: RunView,
+    signer: Option<Signer>,
+    /// The manifest that the person was asked about last.
+    asked_about: Vec<u8>,
+    /// What each task's output ended with, for the progress line.
+    tails: HashMap<String, String>,
+}
+
+impl<'a> Follower<'a> {
+    fn new(invocation: &'a mut Invocation, client: &'a Client, run: RunId, signer: Option<Signer>) -> Self {
+        let view = RunView::new(&run.to_string());
+        Self { invocation, client, view, signer, asked_about: Vec::new(), tails: HashMap::new() }
+    }
+
+    async fn until_closed(mut self) -> Result<RunView, Error> {
+        let mut attempt = 0;
+        // First what has happened already, so that nobody is asked about a plan that is history.
+        let mut live = false;
+        loop {
+            let seen = self.view.last_seq;
+            let ended = self.stream(live).await?;
+            if self.view.closed.is_some() {
+                self.invocation.output.clear();
+                return Ok(self.view);
+            }
+            if self.view.last_seq > seen {
+                attempt = 0;
+            }
+            match ended {
+                Ok(()) if !live => {
+                    live = true;
+                    self.consent().await?;
+                    continue;
+                }
+                Ok(()) => {}
+                Err(status) if may_pass(&status) && attempt < ATTEMPTS => {}
+                Err(status) => {
+                    let run = &self.view.run;
+                    self.invocation
+                        .output
+                        .say(format!("run {run} goes on; `vigiectl runs watch {run}` attaches"));
+                    return Err(Error::rpc("following the run")(status));
+                }
+            }
+            self.pause(attempt).await?;
+            attempt += 1;
+        }
+    }
+
+    async fn pause(&mut self, attempt: usize) -> Result<(), Error> {
+        self.invocation.output.progress("the connection was lost; attaching again");
+        let pause = PAUSES[attempt.min(PAUSES.len() - 1)];
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Ok(()),
+            () = self.invocation.interrupt.wait() => Err(self.interrupted()),
+        }
+    }
+
+    fn interrupted(&self) -> Error {
+        Error::Interrupted { run: Some(self.view.run.clone()) }
+    }
+
+    /// Reads events until the stream ends; its own end is the inner result.
+    async fn stream(&mut self, follow: bool) -> Result<Result<(), Status>, Error> {
+        let request = WatchRunRequest { run: self.view.run.clone(), after_seq: self.view.last_seq, follow };
+        let mut runs = self.client.runs();
+        let opened = tokio::select! {
+            opened = runs.watch_run(request) => opened,
+            () = self.invocation.interrupt.wait() => return Err(self.interrupted()),
+        };
+        let mut stream = match opened {
+            Ok(stream) => stream.into_inner(),
+            Err(status) => return Ok(Err(status)),
+        };
+        loop {
+            let message = tokio::select! {
+                message = stream.message() => message,
+                () = self.invocation.interrupt.wait() => return Err(self.interrupted()),
+            };
+            match message {
+                Ok(None) => return Ok(Ok(())),
+                Err(status) => return Ok(Err(status)),
+                Ok(Some(message)) => match message.item {
+                    Some(Item::Event(event)) => {
+                        self.view.apply(event);
+                        if self.view.closed.is_some() {
+                            return Ok(Ok(()));
+                        }
+                        if follow {
+                            self.invocation.output.progress(&progress(&self.view));
+                            self.consent().await?;
+                        }
+                    }
+                    Some(Item::Output(chunk)) => self.output(&chunk),
+                    None => {}
+                },
+            }
+        }
+    }
+
+    /// The last whole line of a running task, in the progress line.
+    fn output(&mut self, chunk: &OutputChunk) {
+        let tail = self.tails.entry(chunk.task.clone()).or_default();
+        tail.push_str(&String::from_utf8_lossy(&chunk.data));
+        let Some(end) = tail.rfind('\n') else { return };
+        let line = tail[..end].lines().next_back().unwrap_or_default().to_owned();
+        *tail = tail.split_off(end + 1);
+        let task = self.view.tasks.iter().find(|task| task.leaf.order == chunk.task);
+        let label = task.map(|task| self.view.label(&[task.target])).unwrap_or_default();
+        self.invocation.output.progress(&format!("{label}: {}", escape(&line, false)));
+    }
+
+    /// Shows the plan that waits for a signature, asks, and signs or ends the run.
+    async fn consent(&mut self) -> Result<(), Error> {
+        let Some(signer) = self.signer.as_ref().filter(|_| self.view.awaits_signature()) else {
+            return Ok(());
+        };
+        let plan = Plan::examine(&self.view, signer.asked.as_ref(), &signer.operator)?;
+        if plan.bytes() == self.asked_about {
+            return Ok(());
+        }
+        if !self.asked_about.is_empty() {
+            self.invocation.output.say("The plan's time to start has passed; this is the new one.");
+        }
+        self.asked_about = plan.bytes().to_vec();
+        let look = self.invocation.output.talk.clone();
+        if self.view.runbook_id().is_some() {
+            self.invocation.output.say(view::diagnose::body(&self.view, &look));
+        }
+        let planned = self.view.plan.clone().unwrap_or_default();
+        self.invocation.output.say(view::plan::text(
+            &self.view,
+            &planned,
+            &plan.manifest,
+            &plan.leaves,
+            &look,
+        ));
+        if !self.invocation.yes {
+            if !self.invocation.asks() {
+                return Err(Error::Unattended { run: self.view.run.clone() });
+            }
+            let run = self.view.run.clone();
+            if !self.invocation.agrees("Proceed?", Some(&run)).await? {
+                return self.decline().await;
+            }
+        }
+        let signature = plan.sign(&signer.key);
+        let request = SignRunRequest {
+            run: self.view.run.clone(),
+            manifest: plan.bytes().to_vec(),
+            signatures: vec![signature],
+        };
+        match self.client.runs().sign_run(request).await {
+            Ok(_) => Ok(()),
+            // The plan's window passed while the person thought, or somebody ended the run: what follows says which.
+            Err(status) if status.code() == Code::FailedPrecondition => {
+                self.invocation
+                    .output
+                    .say(format!("The plan was not taken: {}", escape(status.message(), false)));
+                Ok(())
+            }
+            // The signature may have arrived: the run's events tell. If not, the person is asked again.
+            Err(status) if may_pass(&status) => {
+                self.asked_about.clear();
+                Ok(())
+            }
+            Err(status) => Err(Error::rpc("signing the plan")(status)),
+        }
+    }
+
+    async fn decline(&mut self) -> Result<(), Error> {
+        let request =
+            CancelRunRequest { run: self.view.run.clone(), reason: "the operator said no".to_owned() };
+        match self.client.runs().cancel_run(request).await {
+            Ok(_) => Ok(()),
+            Err(status) if status.code() == Code::FailedPrecondition => Ok(()),
+            Err(status) => Err(Error::rpc("declining the plan")(status)),
+        }
+    }
+}
+
+/// Where the run stands, in a line that is drawn over.
+fn progress(view: &RunView) -> String {
+    let title = escape(&view.opened.title, false);
+    let total = view.opened.targets.len();
+    let distinct = |targets: Vec<u32>| targets.into_iter().collect::<std::collections::BTreeSet<_>>().len();
+    if view.signed {
+        let ended = view.tasks.iter().filter(|task| task.outcome.is_some()).count();
+        if ended < view.tasks.len() {
+            return format!("{title}: {ended} of {} ended", count(view.tasks.len(), "task"));
+        }
+        if view.runbook_id().is_none() {
+            return format!("{title}: ended");
+        }
+        let round = view.observations.iter().filter(|seen| seen.purpose() == ProbePurpose::Verification);
+        let round = round.map(|seen| seen.round).max().unwrap_or(0) + 1;
+        return format!("{title}: verifying, round {round}");
+    }
+    if view.awaits_signature() {
+        return format!("{title}: waits for a signature");
+    }
+    let previews = view.observations.iter().any(|seen| seen.purpose() == ProbePurpose::Preview);
+    if previews || (view.conclusions.len() == total && view.mode() != RunMode::Diagnose && total > 0) {
+        return format!("{title}: previewing");
+    }
+    let answered = distinct(view.observations.iter().map(|seen| seen.target).collect());
+    format!("{title}: {answered} of {} answered", count(total, "target"))
+}

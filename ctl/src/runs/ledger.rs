@@ -1,0 +1,88 @@
+//! The runs that were opened from this machine, written down before they are sent: whatever becomes of the first
+//! answer, the same run can be asked for again, and nothing is opened twice.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use prost::Message as _;
+use vigie_proto::{
+    id::RunId,
+    v1::{RunSpec, SubmitRunRequest},
+};
+use vigie_transport::credential::write_private;
+
+use crate::{
+    context::{forget, make},
+    error::Error,
+    now_ms,
+};
+
+/// How long a request is kept: nobody resumes an older run, and what came of it is in the controller's log.
+const KEPT_MS: i64 = 30 * 24 * 3600 * 1000;
+
+/// One context's requests.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    folder: PathBuf,
+}
+
+impl Ledger {
+    /// The ledger in a context's state folder.
+    pub(crate) fn of(state: &Path) -> Self {
+        Self { folder: state.join("runs") }
+    }
+
+    /// Writes a request down, synced to the disk, and forgets those that are too old.
+    pub(crate) fn write(&self, run: RunId, request: &SubmitRunRequest) -> Result<(), Error> {
+        make(&self.folder)?;
+        write_private(&self.file(run), &request.encode_to_vec())?;
+        for old in self.known().into_iter().filter(|known| known.made_at_ms() < now_ms() - KEPT_MS) {
+            forget(&self.file(old))?;
+        }
+        Ok(())
+    }
+
+    /// Strikes out a request that the controller refused.
+    pub(crate) fn forget(&self, run: RunId) -> Result<(), Error> {
+        forget(&self.file(run))
+    }
+
+    /// What was asked for; `None` for a run that was not opened here.
+    pub(crate) fn read(&self, run: RunId) -> Option<RunSpec> {
+        let bytes = fs::read(self.file(run)).ok()?;
+        SubmitRunRequest::decode(bytes.as_slice()).ok()?.spec
+    }
+
+    /// The runs that were opened here.
+    pub(crate) fn known(&self) -> Vec<RunId> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter_map(|name| name.strip_suffix(".pb")?.parse().ok()).collect()
+    }
+
+    fn file(&self, run: RunId) -> PathBuf {
+        self.folder.join(format!("{run}.pb"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_is_found_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::of(folder.path());
+        let (run, old) = (RunId::new(), "01800000-0000-7000-8000-000000000000".parse().unwrap());
+        let spec = RunSpec { timeout_ms: 7, ..Default::default() };
+        for id in [old, run] {
+            ledger.write(id, &SubmitRunRequest { run: id.to_string(), spec: Some(spec.clone()) }).unwrap();
+        }
+        assert_eq!(ledger.read(run), Some(spec));
+        assert_eq!((ledger.known(), ledger.read(old)), (vec![run], None));
+        ledger.forget(run).unwrap();
+        assert_eq!((ledger.known(), ledger.read(run)), (Vec::new(), None));
+    }
+}

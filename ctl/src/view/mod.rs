@@ -1,0 +1,19 @@
+//! Text and documents out of events and reports: pure functions, without I/O.
+//!
+//! Each view takes what there is and a [`Look`](crate::output::look::Look). Every text that comes from a host or the
+//! controller is escaped here, before it is put together with anything else.
+
+pub(crate) mod diagnose;
+pub(crate) mod diagnose_json;
+pub(crate) mod hosts;
+pub(crate) mod operations;
+pub(crate) mod outcomes;
+pub(crate) mod plan;
+pub(crate) mod request;
+pub(crate) mod run;
+pub(crate) mod runs;
+pub(crate) mod status;
+pub(crate) mod timeline;
+
+#[cfg(test)]
+pub(crate) mod fixtures;

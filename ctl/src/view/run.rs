@@ -1,0 +1,293 @@
+//! A run as its events tell it: the fold that all views of runs read.
+//!
+//! It is looser than the controller's own fold: an event that this ctl does not know changes nothing, so that an
+//! older ctl can still watch.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use prost::Message as _;
+use vigie_proto::v1::{
+    Closed, Conclusion, Leaf, Observation, Opened, Outcome, OutcomeStatus, Planned, ProbePurpose, RunEvent,
+    RunMode, RunVerdict, Target, run_event::Event, run_spec::Kind,
+};
+
+use vigie_runbook::Runbook;
+
+use crate::{exit::Exit, output::names};
+
+/// Everything that has been heard of one run.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RunView {
+    pub(crate) run: String,
+    pub(crate) opened: Opened,
+    pub(crate) opened_at_ms: i64,
+    /// The runbook that the run was opened with; `None` for a single operation, or when it does not read.
+    pub(crate) runbook: Option<Arc<Runbook>>,
+    pub(crate) last_seq: u64,
+    /// Every observation, in the order of the events.
+    pub(crate) observations: Vec<Observation>,
+    /// What the rules made of the diagnosis, by target.
+    pub(crate) conclusions: BTreeMap<u32, Conclusion>,
+    /// What the rules made of the latest verification, by target.
+    pub(crate) verifications: BTreeMap<u32, Conclusion>,
+    pub(crate) plan: Option<Planned>,
+    pub(crate) signed: bool,
+    /// The latest plan's tasks, in the order of its leaves.
+    pub(crate) tasks: Vec<TaskView>,
+    pub(crate) closed: Option<Closed>,
+    pub(crate) closed_at_ms: i64,
+    /// The events themselves, for timelines and reports.
+    pub(crate) events: Vec<RunEvent>,
+}
+
+/// One task of the plan.
+#[derive(Debug, Clone)]
+pub(crate) struct TaskView {
+    pub(crate) target: u32,
+    pub(crate) leaf: Leaf,
+    pub(crate) started_at_ms: i64,
+    pub(crate) outcome: Option<Outcome>,
+}
+
+/// How a target of a diagnosis fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Health {
+    /// Findings are confirmed.
+    Broken,
+    /// Something could not be judged, and nothing is confirmed.
+    Unknown,
+    /// No probe got through.
+    Unreachable,
+    /// Everything is ruled out.
+    Healthy,
+}
+
+impl Health {
+    /// The word that people and scripts read.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Broken => "broken",
+            Self::Unknown => "unknown",
+            Self::Unreachable => "unreachable",
+            Self::Healthy => "healthy",
+        }
+    }
+
+    fn exit(self) -> Exit {
+        match self {
+            Self::Broken => Exit::Findings,
+            Self::Unknown => Exit::Failed,
+            Self::Unreachable => Exit::Unreachable,
+            Self::Healthy => Exit::Ok,
+        }
+    }
+}
+
+impl RunView {
+    pub(crate) fn new(run: &str) -> Self {
+        Self { run: run.to_owned(), ..Self::default() }
+    }
+
+    /// Folds one more event; one that was folded before changes nothing.
+    pub(crate) fn apply(&mut self, event: RunEvent) {
+        if event.seq <= self.last_seq {
+            return;
+        }
+        self.last_seq = event.seq;
+        match &event.event {
+            Some(Event::Opened(opened)) => {
+                self.opened = opened.clone();
+                self.opened_at_ms = event.at_ms;
+                self.runbook = self
+                    .runbook_id()
+                    .and_then(|id| Runbook::parse(&opened.runbook_text, id).ok())
+                    .map(Arc::new);
+            }
+            Some(Event::Observed(observed)) => {
+                self.observations.extend(observed.observations.iter().cloned());
+            }
+            Some(Event::Concluded(concluded)) => {
+                for conclusion in &concluded.conclusions {
+                    let of = match conclusion.purpose() {
+                        ProbePurpose::Verification => &mut self.verifications,
+                        _ => &mut self.conclusions,
+                    };
+                    of.insert(conclusion.target, conclusion.clone());
+                }
+            }
+            Some(Event::Planned(planned)) => {
+                self.tasks = tasks(planned);
+                self.plan = Some(planned.clone());
+                self.signed = false;
+            }
+            Some(Event::Signed(_)) => self.signed = true,
+            Some(Event::Started(started)) => {
+                for started in &started.tasks {
+                    self.task(&started.order, |task| task.started_at_ms = started.at_ms);
+                }
+            }
+            Some(Event::Ended(ended)) => {
+                for ended in &ended.tasks {
+                    self.task(&ended.order, |task| task.outcome.clone_from(&ended.outcome));
+                }
+            }
+            Some(Event::Closed(closed)) => {
+                self.closed = Some(closed.clone());
+                self.closed_at_ms = event.at_ms;
+            }
+            Some(Event::Owned(_) | Event::Sent(_) | Event::Noted(_)) | None => {}
+        }
+        self.events.push(event);
+    }
+
+    fn task(&mut self, order: &str, change: impl FnOnce(&mut TaskView)) {
+        if let Some(task) = self.tasks.iter_mut().find(|task| task.leaf.order == order) {
+            change(task);
+        }
+    }
+
+    /// The runbook's id; `None` for a run of a single operation.
+    pub(crate) fn runbook_id(&self) -> Option<&str> {
+        match self.opened.spec.as_ref()?.kind.as_ref()? {
+            Kind::Runbook(call) => Some(&call.id),
+            Kind::Operation(_) => None,
+        }
+    }
+
+    /// How far the runbook is taken; `Unspecified` for a single operation.
+    pub(crate) fn mode(&self) -> RunMode {
+        match self.opened.spec.as_ref().and_then(|spec| spec.kind.as_ref()) {
+            Some(Kind::Runbook(call)) => call.mode(),
+            _ => RunMode::Unspecified,
+        }
+    }
+
+    /// What the runbook calls a remedy; empty when it has none of this id.
+    pub(crate) fn remedy_title(&self, id: &str) -> &str {
+        let remedies = self.runbook.iter().flat_map(|runbook| &runbook.remedies);
+        remedies.into_iter().find(|remedy| remedy.id == id).map_or("", |remedy| &remedy.title)
+    }
+
+    /// Whether the run waits for a signature over its latest plan.
+    pub(crate) fn awaits_signature(&self) -> bool {
+        self.plan.as_ref().is_some_and(|plan| !plan.leaves.is_empty())
+            && !self.signed
+            && self.closed.is_none()
+            && self.mode() != RunMode::Plan
+    }
+
+    /// The verdict; `Unspecified` while the run is open.
+    pub(crate) fn verdict(&self) -> RunVerdict {
+        self.closed.as_ref().map_or(RunVerdict::Unspecified, Closed::verdict)
+    }
+
+    pub(crate) fn target(&self, index: u32) -> Option<&Target> {
+        self.opened.targets.get(index as usize)
+    }
+
+    /// Every target's place.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = u32> + use<> {
+        0..u32::try_from(self.opened.targets.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Targets by name, folded: `vps[1-40] (40) · sylion`. The stack is left out where none has one.
+    pub(crate) fn label(&self, targets: &[u32]) -> String {
+        let mut stacks: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for target in targets.iter().filter_map(|index| self.target(*index)) {
+            stacks.entry(&target.stack).or_default().insert(&target.host_name);
+        }
+        let parts: Vec<_> = stacks
+            .into_iter()
+            .map(|(stack, hosts)| match stack {
+                "" => names::counted(hosts),
+                stack => format!("{} · {stack}", names::counted(hosts)),
+            })
+            .collect();
+        vigie_proto::text::escape(&parts.join(", "), false).into_owned()
+    }
+
+    /// What the diagnosis says of a target.
+    pub(crate) fn health(&self, target: u32) -> Health {
+        let mut asked = self.probes(target).peekable();
+        let unreachable = |outcome: &Outcome| outcome.status() == OutcomeStatus::Unreachable;
+        if asked.peek().is_some() && asked.all(unreachable) {
+            return Health::Unreachable;
+        }
+        let Some(conclusion) = self.conclusions.get(&target) else { return Health::Unknown };
+        use vigie_proto::v1::FindingState::{Confirmed, RuledOut};
+        match &conclusion.findings {
+            findings if findings.iter().any(|finding| finding.state() == Confirmed) => Health::Broken,
+            findings if findings.iter().all(|finding| finding.state() == RuledOut) => Health::Healthy,
+            _ => Health::Unknown,
+        }
+    }
+
+    /// The outcomes of a target's probes of the diagnosis.
+    pub(crate) fn probes(&self, target: u32) -> impl Iterator<Item = &Outcome> {
+        self.observations
+            .iter()
+            .filter(move |seen| seen.target == target)
+            .filter(|seen| !matches!(seen.purpose(), ProbePurpose::Preview | ProbePurpose::Verification))
+            .filter_map(|seen| seen.outcome.as_ref())
+    }
+
+    /// For a run of a single operation: how it ended on a target, the last outcome counting; `None` while unknown.
+    pub(crate) fn outcome(&self, target: u32) -> Option<&Outcome> {
+        let task = self.tasks.iter().rfind(|task| task.target == target);
+        match task {
+            Some(task) => task.outcome.as_ref(),
+            None => self.probes(target).last(),
+        }
+    }
+
+    /// Why an outcome is no success, without the target's own name in front: hosts with the same trouble say the same.
+    pub(crate) fn reason<'a>(&self, target: u32, outcome: &'a Outcome) -> &'a str {
+        let message = outcome.failure.as_ref().map_or("", |failure| failure.message.as_str());
+        let name = self.target(target).map_or("", |target| target.host_name.as_str());
+        match message.strip_prefix(name).filter(|_| !name.is_empty()) {
+            Some(rest) if rest.starts_with(' ') => rest.strip_prefix(" is ").unwrap_or(rest.trim_start()),
+            _ => message,
+        }
+    }
+
+    /// The exit status that the run comes down to.
+    pub(crate) fn exit(&self) -> Exit {
+        if self.runbook_id().is_none() {
+            let outcomes = self.targets().filter_map(|target| self.outcome(target));
+            let worst: Exit = outcomes.map(|outcome| Exit::of_outcome(outcome.status())).collect();
+            return match self.verdict() {
+                // Refusing a plan leaves no outcome behind.
+                RunVerdict::Cancelled | RunVerdict::InDoubt => worst.worst(Exit::of_verdict(self.verdict())),
+                verdict if self.plan.is_none() && self.observations.is_empty() => Exit::of_verdict(verdict),
+                _ => worst,
+            };
+        }
+        let health = self.targets().map(|target| self.health(target));
+        match self.mode() {
+            RunMode::Run => {
+                let lost = health.filter(|health| *health == Health::Unreachable).map(Health::exit);
+                lost.collect::<Exit>().worst(Exit::of_verdict(self.verdict()))
+            }
+            _ => match self.verdict() {
+                RunVerdict::Cancelled => Exit::Refused,
+                _ => health.map(Health::exit).collect(),
+            },
+        }
+    }
+}
+
+/// The tasks of a plan. A leaf that does not decode has none: it is refused before anything is signed.
+fn tasks(planned: &Planned) -> Vec<TaskView> {
+    let mut tasks = Vec::new();
+    for entry in &planned.entries {
+        for leaf in entry.leaves.iter().filter_map(|index| planned.leaves.get(*index as usize)) {
+            if let Ok(leaf) = Leaf::decode(leaf.as_slice()) {
+                tasks.push(TaskView { target: entry.target, leaf, started_at_ms: 0, outcome: None });
+            }
+        }
+    }
+    tasks
+}

@@ -3,7 +3,9 @@
 use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
 
 use prost::Message as _;
-use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage as _, Value};
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage as _, Value,
+};
 
 type Fallible<T> = Result<T, Box<dyn Error>>;
 
@@ -40,7 +42,9 @@ fn operations(pool: &DescriptorPool) -> Fallible<String> {
         let answer = result
             .iter()
             .find(|answer| answer.name() == field.name() && answer.number() == field.number())
-            .ok_or_else(|| format!("operation `{}` has no result of the same name and number", field.name()))?;
+            .ok_or_else(|| {
+                format!("operation `{}` has no result of the same name and number", field.name())
+            })?;
         let Kind::Message(message) = field.kind() else {
             return Err(format!("operation `{}` is not a message", field.name()).into());
         };
@@ -65,10 +69,17 @@ fn operations(pool: &DescriptorPool) -> Fallible<String> {
             options.get_field_by_name("streams").is_some_and(|v| v.as_bool() == Some(true)),
         )?;
         writeln!(names, "        request::Operation::{variant}(_) => {:?},", field.name())?;
-        writeln!(result_names, "        result::Operation::{}(_) => {:?},", camel(answer.name()), answer.name())?;
+        writeln!(
+            result_names,
+            "        result::Operation::{}(_) => {:?},",
+            camel(answer.name()),
+            answer.name()
+        )?;
         checks.push_str(&validator(pool, field, &message, &variant, &mut statics)?);
     }
-    if let Some(stray) = result.iter().find(|answer| !request.iter().any(|field| field.name() == answer.name())) {
+    if let Some(stray) =
+        result.iter().find(|answer| !request.iter().any(|field| field.name() == answer.name()))
+    {
         return Err(format!("result `{}` belongs to no operation", stray.name()).into());
     }
     Ok(format!(
@@ -130,7 +141,8 @@ fn validator(
 }
 
 fn oneof(pool: &DescriptorPool, message: &str) -> Fallible<Vec<FieldDescriptor>> {
-    let message = pool.get_message_by_name(message).ok_or_else(|| format!("{message} is not in the contract"))?;
+    let message =
+        pool.get_message_by_name(message).ok_or_else(|| format!("{message} is not in the contract"))?;
     Ok(message.fields().collect())
 }
 
@@ -159,15 +171,14 @@ fn short(message: &DynamicMessage, field: &str) -> Fallible<String> {
     let descriptor = message.descriptor().get_field_by_name(field).ok_or("no such option")?;
     let Kind::Enum(kind) = descriptor.kind() else { return Err(format!("{field} is not an enum").into()) };
     let value = message.get_field(&descriptor).as_enum_number().unwrap_or_default();
-    let value = kind.get_value(value).filter(|value| value.number() != 0).ok_or_else(|| {
-        format!("option {field} of {} is unspecified", message.descriptor().full_name())
-    })?;
+    let value = kind
+        .get_value(value)
+        .filter(|value| value.number() != 0)
+        .ok_or_else(|| format!("option {field} of {} is unspecified", message.descriptor().full_name()))?;
     let prefix = format!("{}_", field.to_uppercase());
     Ok(camel(&value.name().trim_start_matches(&prefix).to_lowercase()))
 }
 
 fn camel(name: &str) -> String {
-    name.split('_')
-        .map(|word| word[..1].to_uppercase() + &word[1..])
-        .collect()
+    name.split('_').map(|word| word[..1].to_uppercase() + &word[1..]).collect()
 }

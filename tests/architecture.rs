@@ -58,7 +58,11 @@ fn the_agent_listens_on_no_network() {
 #[test]
 fn no_program_starts_a_shell() {
     for folder in ["agent/src", "controller/src", "controller/runbook/src", "ctl/src"] {
-        assert_absent(folder, r#""(/bin/)?(ba|da|z)?sh"|"-c""#, "an absolute program and its arguments, never a shell");
+        assert_absent(
+            folder,
+            r#""(/bin/)?(ba|da|z)?sh"|"-c""#,
+            "an absolute program and its arguments, never a shell",
+        );
     }
 }
 
@@ -79,8 +83,16 @@ fn the_words_and_the_rules_do_no_io() {
 
 #[test]
 fn the_agents_halves_share_only_messages() {
-    assert_absent("agent/src/host", r"vigie_transport|tonic::|crate::net\b", "the host half speaks to no network");
-    assert_absent("agent/src/operations", r"vigie_transport|tonic::|crate::net\b", "operations know no controller");
+    assert_absent(
+        "agent/src/host",
+        r"vigie_transport|tonic::|crate::net\b",
+        "the host half speaks to no network",
+    );
+    assert_absent(
+        "agent/src/operations",
+        r"vigie_transport|tonic::|crate::net\b",
+        "operations know no controller",
+    );
     assert_absent(
         "agent/src/net",
         r"crate::(operations|host::(journal|policy|dispatch|stacks|redaction|docker|child))\b",
@@ -90,7 +102,14 @@ fn the_agents_halves_share_only_messages() {
 
 #[test]
 fn files_stay_readable() {
-    for folder in ["proto/src", "proto/transport/src", "agent/src", "controller/src", "controller/runbook/src", "ctl/src"] {
+    for folder in [
+        "proto/src",
+        "proto/transport/src",
+        "agent/src",
+        "controller/src",
+        "controller/runbook/src",
+        "ctl/src",
+    ] {
         for (path, text) in sources(folder) {
             let lines = text.lines().count();
             assert!(lines <= 600, "{} has {lines} lines", path.display());
@@ -111,7 +130,10 @@ fn one_tls_provider_and_stable_releases() {
     let packages: Vec<_> = tree.lines().filter_map(|line| line.split_once(" v")).collect();
     assert!(packages.len() > 100, "{tree}");
     for (name, version) in packages {
-        assert!(!["openssl", "openssl-sys", "native-tls", "serde_yaml", "ring"].contains(&name), "{name} is banned");
+        assert!(
+            !["openssl", "openssl-sys", "native-tls", "serde_yaml", "ring"].contains(&name),
+            "{name} is banned"
+        );
         // bollard's generated stubs carry the Docker API's number, and `-rc` for ever.
         let version = version.split([' ', '+']).next().unwrap_or_default();
         assert!(!version.contains('-') || name == "bollard-stubs", "{name} {version} is a pre-release");

@@ -1,1 +1,188 @@
-fn main() {}
+//! `vigie-agent`: reads its settings and its enrolment, builds the two halves, spawns them, waits for a signal, and
+//! lets the orders that run come to their end.
+
+use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use clap::Parser as _;
+use rustix::fs::{FlockOperation, flock};
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use vigie_agent::{
+    config::{Cli, Command, EnrollArgs, PolicyCommand, RunArgs, Settings},
+    enrolled::Enrolled,
+    host::{
+        Host,
+        clock::SystemClock,
+        dispatch::{Dispatch, Parts},
+        docker::Engine,
+        journal::{self, FileStorage, Service},
+        policy::{self, standard},
+        stacks::Stacks,
+        state,
+    },
+    net::{
+        enrol::{self, JOURNAL},
+        link::Link,
+    },
+    output,
+};
+use vigie_transport::{
+    client::Keepalive,
+    tls::{ServerTrust, client_config},
+};
+
+/// Messages that wait between the halves.
+const WAITING: usize = 64;
+
+/// How long orders may go on after a signal; systemd's own patience is 90 s.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// And the last outcomes on their way to the controller.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("VIGIE_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let done = match Cli::parse().command {
+        Command::Run(args) => run(&args),
+        Command::Enroll(args) => enroll(&args),
+        Command::Policy(command) => policy(command),
+        Command::Journal { state } => journal(&state),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &RunArgs) -> anyhow::Result<()> {
+    let settings = Settings::load(&args.config)?;
+    let enrolled = Enrolled::load(&args.state)?;
+    let _alone = alone(&args.state)?;
+    let (service, journal) = Service::start(FileStorage::new(&args.state.join(JOURNAL))?)?;
+    let host = Arc::new(host(settings, &args.state));
+    let boot_id =
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("the boot's id cannot be read")?;
+    let roots = ServerTrust::Roots(enrolled.roots.clone());
+    let tls = client_config(roots, Some(&enrolled.credential))?;
+    tracing::info!(host = %enrolled, privileged = host.privileged(), "the agent starts");
+
+    let (to_host, inbox) = mpsc::channel(WAITING);
+    let (outbox, from_host) = mpsc::channel(WAITING);
+    let (state, seen) = watch::channel(None);
+    let link = Link::new(enrolled.link.clone(), tls, Keepalive::default(), to_host, from_host);
+    let dispatch = Dispatch::new(Parts {
+        trust: enrolled.trust()?,
+        journal,
+        executor: Arc::new(Arc::clone(&host)),
+        clock: Arc::new(SystemClock),
+        outbox,
+        state: seen,
+        boot_id: boot_id.trim().to_owned(),
+    });
+
+    runtime()?.block_on(async {
+        let (stop_host, stop_net) = (CancellationToken::new(), CancellationToken::new());
+        let watching = tokio::spawn(state::watch(host, state));
+        let mut net = tokio::spawn(link.run(stop_net.clone()));
+        let mut guard = tokio::spawn(dispatch.run(inbox, stop_host.clone(), PATIENCE));
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let died = tokio::select! {
+            _ = terminate.recv() => false,
+            _ = interrupt.recv() => false,
+            _ = &mut net => true,
+            _ = &mut guard => true,
+        };
+        tracing::info!("the agent stops");
+        stop_host.cancel();
+        watching.abort();
+        if !guard.is_finished() {
+            guard.await.context("the host half died")?;
+        }
+        // The host half is gone, so that the network half ends by itself once it has sent what was left.
+        if !net.is_finished() && timeout(LAST_WORDS, net).await.is_err() {
+            stop_net.cancel();
+        }
+        if died { bail!("one half of the agent ended by itself; the log above says more") } else { Ok(()) }
+    })?;
+    service.join();
+    Ok(())
+}
+
+fn enroll(args: &EnrollArgs) -> anyhow::Result<()> {
+    let enrolled = runtime()?.block_on(enrol::enroll(args))?;
+    output::print(format_args!("enrolled as {enrolled}; the agents' link is {}", enrolled.link))?;
+    Ok(())
+}
+
+fn policy(command: PolicyCommand) -> anyhow::Result<()> {
+    match command {
+        PolicyCommand::Check { file } => {
+            let policy = policy::check(&file);
+            if let Some(unsound) = policy.unsound() {
+                bail!("{}\nhint: {}", unsound.reason, unsound.remedy);
+            }
+            Ok(output::print(policy)?)
+        }
+        PolicyCommand::Standard { exec, exec_any, stack, config, state } => {
+            let mut stacks = stack;
+            if stacks.is_empty() {
+                let host = host(Settings::load(&config)?, &state);
+                runtime()?.block_on(host.stacks().refresh());
+                stacks = host.stacks().snapshot().into_iter().map(|stack| stack.name).collect();
+            }
+            let exec = match (exec_any, exec.is_empty()) {
+                (true, _) => standard::Exec::Anything,
+                (false, true) => standard::Exec::Nothing,
+                (false, false) => standard::Exec::Programs(exec),
+            };
+            let text = standard::text(&standard::Found::on_this_host(stacks), &exec);
+            Ok(output::print(text.trim_end())?)
+        }
+    }
+}
+
+fn journal(state: &Path) -> anyhow::Result<()> {
+    // Where nobody was enrolled there is no journal, and looking must not make one.
+    Enrolled::load(state)?;
+    let (lines, broken) = journal::look(&state.join(JOURNAL))?;
+    for line in lines {
+        output::print(line)?;
+    }
+    match broken {
+        Some(seq) => bail!("the journal is corrupt from record {seq} on: this host refuses changes"),
+        None => Ok(()),
+    }
+}
+
+fn host(settings: Settings, state: &Path) -> Host {
+    let engine = Engine::new(settings.docker_socket.clone());
+    let stacks = Stacks::open(state, engine.clone(), settings.stacks.clone());
+    Host::new(settings, engine, stacks)
+}
+
+/// Two workers: an operation that computes does not hold up the link.
+fn runtime() -> std::io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(2).max_blocking_threads(8).enable_all().build()
+}
+
+/// Two agents on one journal would each undo the other's promises.
+fn alone(state: &Path) -> anyhow::Result<std::fs::File> {
+    let path = state.join("lock");
+    let lock = std::fs::File::options().write(true).create(true).truncate(false).open(&path);
+    let lock = lock.with_context(|| format!("{} cannot be opened", path.display()))?;
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!("another agent runs with the state folder {}; stop it first", state.display());
+    }
+    Ok(lock)
+}

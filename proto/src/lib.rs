@@ -15,7 +15,14 @@ pub mod token;
 pub mod descriptors;
 
 /// The generated messages, clients and servers.
-#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic, clippy::unwrap_used)]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic,
+    clippy::unwrap_used
+)]
 pub mod v1 {
     tonic::include_proto!("vigie.v1");
 }

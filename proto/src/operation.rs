@@ -250,7 +250,10 @@ mod tests {
             Err(FieldError::Range { field: "ports", value: 70_000, .. })
         ));
         let http = v1::HttpCheckRequest { target: 99, ..Default::default() };
-        assert!(matches!(check(&request(request::Operation::HttpCheck(http))), Err(FieldError::Range { .. })));
+        assert!(matches!(
+            check(&request(request::Operation::HttpCheck(http))),
+            Err(FieldError::Range { .. })
+        ));
         let exec = v1::ExecRequest { program: "ls".to_owned(), args: vec![String::new(); 300] };
         assert!(matches!(
             check(&request(request::Operation::Exec(exec))),

@@ -57,7 +57,10 @@ impl Batch {
     ///
     /// # Errors
     /// When something does not decode to itself, or the digests differ.
-    pub fn from_parts(manifest: Vec<u8>, leaves: Vec<Vec<u8>>) -> Result<(Self, Manifest, Vec<Leaf>), BatchError> {
+    pub fn from_parts(
+        manifest: Vec<u8>,
+        leaves: Vec<Vec<u8>>,
+    ) -> Result<(Self, Manifest, Vec<Leaf>), BatchError> {
         let decoded: Manifest = exact(&manifest).ok_or(BatchError::Malformed("manifest"))?;
         if decoded.count as usize != leaves.len() {
             return Err(BatchError::Count { expected: decoded.count, got: leaves.len() });
@@ -65,8 +68,11 @@ impl Batch {
         if decoded.root != root(&leaves) || decoded.plan_digest != plan_digest(&leaves) {
             return Err(BatchError::Digest);
         }
-        let tasks =
-            leaves.iter().map(|leaf| exact(leaf)).collect::<Option<Vec<Leaf>>>().ok_or(BatchError::Malformed("task"))?;
+        let tasks = leaves
+            .iter()
+            .map(|leaf| exact(leaf))
+            .collect::<Option<Vec<Leaf>>>()
+            .ok_or(BatchError::Malformed("task"))?;
         Ok((Self { manifest, leaves }, decoded, tasks))
     }
 

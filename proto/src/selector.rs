@@ -149,7 +149,11 @@ fn split_outside(text: &str) -> Vec<(usize, &str)> {
 fn requirement(part: &str) -> Result<Requirement, String> {
     let word = |text: &str| {
         let text = text.trim();
-        if is_label_word(text) { Ok(text.to_owned()) } else { Err(format!("{text:?} is not a label's name or value")) }
+        if is_label_word(text) {
+            Ok(text.to_owned())
+        } else {
+            Err(format!("{text:?} is not a label's name or value"))
+        }
     };
     if let Some(label) = part.strip_prefix('!') {
         return Ok(Requirement { label: word(label)?, test: Test::Absent });
@@ -187,7 +191,9 @@ fn parse_hosts(text: &str) -> Result<BTreeSet<String>, SelectorError> {
         let error = |reason: String| SelectorError::Hosts { pattern: pattern.to_owned(), reason };
         for name in expand(pattern).map_err(error)? {
             if !is_host_name(&name) {
-                return Err(error("a host's name has lower-case letters, digits, `.`, `-` and `_`".to_owned()));
+                return Err(error(
+                    "a host's name has lower-case letters, digits, `.`, `-` and `_`".to_owned(),
+                ));
             }
             names.insert(name);
         }

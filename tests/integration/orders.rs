@@ -10,7 +10,8 @@ fn exec_runs_where_the_policy_allows_it_and_is_refused_where_not() {
     let _allowed = fleet.add_agent("vps1", UPTIME);
     let _denied = fleet.add_agent("vps2", NOTHING);
 
-    let ran = fleet.vigiectl(&["exec", "-H", "vps1", "--yes", "--", "uptime"]).exits(0);
+    // Hosts that are named and words that are written out are their own consent.
+    let ran = fleet.vigiectl(&["exec", "-H", "vps1", "--", "uptime"]).exits(0);
     assert!(ran.stdout.contains("load average"), "{ran:?}");
 
     let refused = fleet.vigiectl(&["exec", "-H", "vps2", "--yes", "--", "uptime"]).exits(4);
@@ -28,7 +29,7 @@ fn exec_runs_where_the_policy_allows_it_and_is_refused_where_not() {
 fn nothing_changes_without_a_yes() {
     let fleet = Fleet::new();
     let _agent = fleet.add_agent("vps1", UPTIME);
-    let asked = fleet.vigiectl(&["exec", "-H", "vps1", "--", "uptime"]).exits(4);
+    let asked = fleet.vigiectl(&["exec", "--all", "--", "uptime"]).exits(4);
     assert!(asked.stderr.contains("--yes"), "no word on how to agree: {asked:?}");
     let runs = fleet.vigiectl(&["runs", "list", "-o", "json"]).exits(0).json();
     assert_eq!(runs["runs"][0]["phase"], "awaiting_signature", "{runs}");

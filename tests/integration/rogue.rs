@@ -12,8 +12,8 @@ use vigie_proto::{
     id::{HostId, TaskId},
     order::{Batch, Domain, SigningKey},
     v1::{
-        ExecRequest, Execute, FromAgent, Leaf, Manifest, Outcome, OutcomeStatus, OutputChunk, OutputReceipt, Probe,
-        Request as Operation, Signature, ToAgent, Welcome, from_agent, link_server, request, to_agent,
+        ExecRequest, Execute, FromAgent, Leaf, Manifest, Outcome, OutcomeStatus, OutputChunk, OutputReceipt,
+        Probe, Request as Operation, Signature, ToAgent, Welcome, from_agent, link_server, request, to_agent,
     },
 };
 use vigie_tests::{Fleet, Said, binary, wait_until};
@@ -35,8 +35,12 @@ struct Rogue {
 impl link_server::Link for Rogue {
     type SessionStream = Pin<Box<dyn Stream<Item = Result<ToAgent, Status>> + Send>>;
 
-    async fn session(&self, request: Request<Streaming<FromAgent>>) -> Result<Response<Self::SessionStream>, Status> {
-        let says = self.says.lock().await.take().ok_or_else(|| Status::unavailable("one session is enough"))?;
+    async fn session(
+        &self,
+        request: Request<Streaming<FromAgent>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let says =
+            self.says.lock().await.take().ok_or_else(|| Status::unavailable("one session is enough"))?;
         let (heard, mut up) = (self.heard.clone(), request.into_inner());
         tokio::spawn(async move {
             while let Ok(Some(message)) = up.message().await {
@@ -67,7 +71,8 @@ impl Session {
         let stolen = Authority::load(&fleet.path("controller").join("authority"), "vigie").unwrap();
         let credential = stolen.controller("rogue", "127.0.0.1").unwrap();
         let roots = stolen.roots(Role::Agent);
-        let (_keep, tls) = tokio::sync::watch::channel(server_config(&credential, ClientAuth::Required { roots }).unwrap());
+        let (_keep, tls) =
+            tokio::sync::watch::channel(server_config(&credential, ClientAuth::Required { roots }).unwrap());
         let address = ([127, 0, 0, 1], fleet.ports[1]).into();
         let listener = Listener::bind(address, tls, Admits::Roles(&[Role::Agent])).unwrap();
         let (heard_sender, heard) = mpsc::channel(64);
@@ -121,7 +126,9 @@ fn recorded(fleet: &Fleet) -> Execute {
     let id = runs["runs"][0]["run"].as_str().unwrap().to_owned();
     let run: serde_json::Value = fleet.vigiectl(&["runs", "show", &id, "-o", "json"]).exits(0).json();
     let events = run["events"].as_array().unwrap();
-    let event = |name: &str| events.iter().find_map(|event| event.get(name)).unwrap_or_else(|| panic!("{name}: {run}"));
+    let event = |name: &str| {
+        events.iter().find_map(|event| event.get(name)).unwrap_or_else(|| panic!("{name}: {run}"))
+    };
     let (planned, signed) = (event("planned"), event("signed"));
     let leaves = planned["leaves"].as_array().unwrap().iter().map(unhex).collect();
     let (batch, ..) = Batch::from_parts(unhex(&planned["manifest"]), leaves).unwrap();
@@ -129,7 +136,10 @@ fn recorded(fleet: &Fleet) -> Execute {
         .as_array()
         .unwrap()
         .iter()
-        .map(|signature| Signature { key_id: unhex(&signature["key_id"]), signature: unhex(&signature["signature"]) })
+        .map(|signature| Signature {
+            key_id: unhex(&signature["key_id"]),
+            signature: unhex(&signature["signature"]),
+        })
         .collect();
     batch.execute(0, &signatures, 1).unwrap()
 }
@@ -173,7 +183,8 @@ async fn a_stolen_controller_cannot_make_alter_retarget_or_repeat_an_order() {
     // Unsigned, and signed by a key that the controller made.
     assert_eq!(session.code(Execute { signatures: Vec::new(), ..good.clone() }).await, "signature_required");
     let stranger = SigningKey::from_seed(&[9; 32]);
-    let forged = Execute { signatures: vec![stranger.sign(Domain::Manifest, &good.manifest)], ..good.clone() };
+    let forged =
+        Execute { signatures: vec![stranger.sign(Domain::Manifest, &good.manifest)], ..good.clone() };
     assert_eq!(session.code(forged).await, "unknown_key");
 
     // Retargeted: the operator's signature under another host's order, and another order under this one's.
@@ -187,7 +198,8 @@ async fn a_stolen_controller_cannot_make_alter_retarget_or_repeat_an_order() {
     };
     let swapped = Execute { leaf: leaf.encode_to_vec(), ..good.clone() };
     assert_eq!(session.code(swapped).await, "not_in_batch");
-    let manifest = Manifest { person: "ada".to_owned(), ..Manifest::decode(good.manifest.as_slice()).unwrap() };
+    let manifest =
+        Manifest { person: "ada".to_owned(), ..Manifest::decode(good.manifest.as_slice()).unwrap() };
     let batch = Batch::assemble(manifest, &[leaf]);
     assert_eq!(session.code(batch.execute(0, &good.signatures, 1).unwrap()).await, "bad_signature");
 

@@ -42,7 +42,14 @@ impl Fleet {
             Command::new(binary("vigie-controller"))
                 .args(["init", "--address", "127.0.0.1", "--bind", "127.0.0.1", "--state"])
                 .arg(fleet.path("controller"))
-                .args(["--operators-port", &operators, "--agents-port", &agents, "--enrolment-port", &enrolment]),
+                .args([
+                    "--operators-port",
+                    &operators,
+                    "--agents-port",
+                    &agents,
+                    "--enrolment-port",
+                    &enrolment,
+                ]),
         )
         .exits(0);
         fleet.start_controller();
@@ -102,7 +109,8 @@ impl Fleet {
     /// When any of it fails.
     pub fn add_agent(&self, name: &str, policy: &str) -> AgentProcess {
         let folder = self.path(name);
-        let made = fs::create_dir(&folder).and_then(|()| fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)));
+        let made = fs::create_dir(&folder)
+            .and_then(|()| fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)));
         made.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
         let token = self.vigiectl(&["hosts", "token", name]).exits(0);
         write(&folder.join("token"), &token.stdout);
@@ -189,7 +197,8 @@ fn kill(process: &mut Option<Child>) {
 }
 
 fn write(path: &Path, text: &str) {
-    let written = fs::write(path, text).and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o600)));
+    let written =
+        fs::write(path, text).and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o600)));
     written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
 

@@ -36,11 +36,18 @@ fn fleet(words: &[&str]) {
 }
 
 fn state() -> PathBuf {
-    PathBuf::from(std::env::var("VIGIE_FLEET_STATE").unwrap_or_else(|_| panic!("run this through `tests/run world`")))
+    PathBuf::from(
+        std::env::var("VIGIE_FLEET_STATE").unwrap_or_else(|_| panic!("run this through `tests/run world`")),
+    )
 }
 
 fn ctl(words: &[&str]) -> Said {
-    Said::of(Command::new(binary("vigiectl")).args(words).env("VIGIE_HOME", state().join("operator")).env("NO_COLOR", "1"))
+    Said::of(
+        Command::new(binary("vigiectl"))
+            .args(words)
+            .env("VIGIE_HOME", state().join("operator"))
+            .env("NO_COLOR", "1"),
+    )
 }
 
 /// What vigiectl says of each target, healthy ones included.
@@ -49,7 +56,10 @@ fn targets(document: &Value) -> &Vec<Value> {
 }
 
 fn target<'a>(document: &'a Value, host: &str) -> &'a Value {
-    targets(document).iter().find(|target| target["host"] == host).unwrap_or_else(|| panic!("no {host}: {document}"))
+    targets(document)
+        .iter()
+        .find(|target| target["host"] == host)
+        .unwrap_or_else(|| panic!("no {host}: {document}"))
 }
 
 /// The confirmed findings of a target that nothing else explains.
@@ -84,12 +94,22 @@ fn incident(host: &str, case: &Case) {
         assert_eq!(target["restore_backup"]["answer"], "never");
         let evidence = causes[0]["evidence"].as_array().map_or(0, Vec::len);
         assert!(evidence > 0, "no evidence: {causes:#?}");
-        let ruled_out = target["findings"].as_array().into_iter().flatten().filter(|f| f["state"] == "ruled_out").count();
+        let ruled_out =
+            target["findings"].as_array().into_iter().flatten().filter(|f| f["state"] == "ruled_out").count();
         assert!(ruled_out > 3, "hardly anything is ruled out: {target:#}");
     }
     assert!(took.as_secs() < 30, "{took:?}");
 
-    let before = world(&["exec", host, "--", "docker", "inspect", "--format", "{{.Id}} {{.State.StartedAt}}", "sylion-postgres"]);
+    let before = world(&[
+        "exec",
+        host,
+        "--",
+        "docker",
+        "inspect",
+        "--format",
+        "{{.Id}} {{.State.StartedAt}}",
+        "sylion-postgres",
+    ]);
     if case.remedy.is_empty() {
         let ran = ctl(&["run", "backend-502", "--all", "--yes", "-o", "json"]).exits(6);
         let ran = ran.json();
@@ -99,7 +119,16 @@ fn incident(host: &str, case: &Case) {
     } else {
         repair(host, case);
     }
-    let after = world(&["exec", host, "--", "docker", "inspect", "--format", "{{.Id}} {{.State.StartedAt}}", "sylion-postgres"]);
+    let after = world(&[
+        "exec",
+        host,
+        "--",
+        "docker",
+        "inspect",
+        "--format",
+        "{{.Id}} {{.State.StartedAt}}",
+        "sylion-postgres",
+    ]);
     assert_eq!(before.stdout, after.stdout, "the database was not touched");
 }
 
@@ -107,7 +136,10 @@ fn repair(host: &str, case: &Case) {
     // Nobody says yes: nothing changes.
     let asked = ctl(&["run", "backend-502", "--all"]).exits(4);
     assert!(asked.stderr.contains("--yes"), "{asked:?}");
-    assert_eq!(causes(target(&ctl(&["diagnose", "backend-502", "--all", "-o", "json"]).exits(6).json(), host)).len(), 1);
+    assert_eq!(
+        causes(target(&ctl(&["diagnose", "backend-502", "--all", "-o", "json"]).exits(6).json(), host)).len(),
+        1
+    );
 
     let ran = ctl(&["run", "backend-502", "--all", "--yes", "-o", "json"]).exits(0).json();
     assert_eq!(ran["verdict"], "resolved", "{ran:#}");
@@ -117,12 +149,25 @@ fn repair(host: &str, case: &Case) {
     for other in targets(&ran).iter().filter(|target| target["host"] != host) {
         assert!(other["tasks"].as_array().is_none_or(Vec::is_empty), "a healthy host was touched: {other:#}");
     }
-    let health = world(&["exec", host, "--", "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "http://127.0.0.1/health", "-H", "Host: api.sylion.tech"]);
+    let health = world(&[
+        "exec",
+        host,
+        "--",
+        "curl",
+        "-s",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}",
+        "http://127.0.0.1/health",
+        "-H",
+        "Host: api.sylion.tech",
+    ]);
     assert_eq!(health.stdout, "200");
 
     let id = ran["run"].as_str().unwrap_or_default();
     let shown = ctl(&["runs", "show", id]).exits(0).stdout;
-    for line in ["opened", "signed", "verified"] {
+    for line in ["ada opens it", "ada signs plan", "compose-", "verified: well again", "resolved"] {
         assert!(shown.contains(line), "the timeline lacks {line:?}:\n{shown}");
     }
     let report = ctl(&["runs", "show", id, "--report"]).exits(0).stdout;
@@ -187,7 +232,10 @@ fn exec_is_the_hosts_policy_to_allow() {
     let ran = ctl(&["exec", "-H", "vps1", "--yes", "--", "uptime"]).exits(0);
     assert!(ran.stdout.contains("load average"), "{ran:?}");
     let refused = ctl(&["exec", "-H", "vps2", "--yes", "--", "uptime"]).exits(4);
-    assert!(format!("{}{}", refused.stdout, refused.stderr).contains("/etc/vigie/policy.toml"), "{refused:?}");
+    assert!(
+        format!("{}{}", refused.stdout, refused.stderr).contains("/etc/vigie/policy.toml"),
+        "{refused:?}"
+    );
 }
 
 /// The controller is killed while a host rebuilds: the run ends all the same, and the rebuild happened once.
@@ -212,6 +260,7 @@ fn a_controller_killed_in_the_middle_of_a_repair() {
     let _ = run.wait();
     assert_eq!(newest()["verdict"], "resolved");
     let events = ctl(&["runs", "show", &id, "-o", "json"]).exits(0).json();
-    let ended = events["events"].as_array().unwrap().iter().filter(|event| event.get("ended").is_some()).count();
+    let ended =
+        events["events"].as_array().unwrap().iter().filter(|event| event.get("ended").is_some()).count();
     assert_eq!(ended, 1, "one order, one end: {events:#}");
 }

@@ -16,12 +16,10 @@ use tokio::{
 use vigie_proto::v1::{CapturedText, OutputSource};
 
 /// Where bare program names are looked for. Fixed, so that nobody's environment decides what root runs.
-const SEARCH: [&str; 6] =
-    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+const SEARCH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
-/// What is kept of each stream: so much from its beginning, and so much from its end.
-const KEPT_HEAD: usize = 32 * 1024;
-const KEPT_TAIL: usize = 32 * 1024;
+/// What is kept of each stream unless a caller needs more: half from its beginning, half from its end.
+const KEPT: usize = 64 * 1024;
 
 /// How long a group has to die after SIGTERM before SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
@@ -40,6 +38,7 @@ pub struct Child<'a> {
     environment: Vec<(String, String)>,
     directory: Option<PathBuf>,
     sink: Option<&'a dyn OutputSink>,
+    keep: usize,
 }
 
 /// How a program ended.
@@ -86,7 +85,11 @@ pub fn resolve(program: &str) -> Result<PathBuf, ChildError> {
     if program.contains('/') || program.is_empty() {
         return Err(not_found());
     }
-    SEARCH.iter().map(|folder| Path::new(folder).join(program)).find(|path| path.is_file()).ok_or_else(not_found)
+    SEARCH
+        .iter()
+        .map(|folder| Path::new(folder).join(program))
+        .find(|path| path.is_file())
+        .ok_or_else(not_found)
 }
 
 impl<'a> Child<'a> {
@@ -104,6 +107,7 @@ impl<'a> Child<'a> {
             ],
             directory: None,
             sink: None,
+            keep: KEPT,
         })
     }
 
@@ -135,6 +139,14 @@ impl<'a> Child<'a> {
         self
     }
 
+    /// Keeps this many bytes of each stream, half from its beginning and half from its end: for output that is parsed
+    /// and not shown.
+    #[must_use]
+    pub fn keep(mut self, bytes: usize) -> Self {
+        self.keep = bytes;
+        self
+    }
+
     /// The absolute program.
     pub fn program(&self) -> &Path {
         &self.program
@@ -160,7 +172,7 @@ impl<'a> Child<'a> {
         // A child that was just spawned and not yet waited for has an id.
         let group = Group(child.id().and_then(|id| i32::try_from(id).ok()));
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let mut captured = (Captured::default(), Captured::default());
+        let mut captured = (Captured::new(self.keep), Captured::new(self.keep));
         let (mut status, mut timed_out) = (None, false);
         {
             let reads = async {
@@ -250,38 +262,235 @@ async fn read(
 }
 
 /// Output within a bound: its beginning and its end.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Captured {
     head: Vec<u8>,
     tail: VecDeque<u8>,
     total: u64,
+    /// How much each of the two may hold.
+    half: usize,
 }
 
 impl Captured {
+    fn new(keep: usize) -> Self {
+        Self { head: Vec::new(), tail: VecDeque::new(), total: 0, half: keep / 2 }
+    }
+
     fn push(&mut self, data: &[u8]) {
         self.total += data.len() as u64;
-        let room = KEPT_HEAD.saturating_sub(self.head.len()).min(data.len());
+        let room = self.half.saturating_sub(self.head.len()).min(data.len());
         let (head, rest) = data.split_at(room);
         self.head.extend_from_slice(head);
         self.tail.extend(rest);
-        let excess = self.tail.len().saturating_sub(KEPT_TAIL);
+        let excess = self.tail.len().saturating_sub(self.half);
         self.tail.drain(..excess);
+    }
+
+    /// Whether something had to be left out.
+    pub fn truncated(&self) -> bool {
+        ((self.head.len() + self.tail.len()) as u64) < self.total
     }
 
     /// All that was kept, as text; what is no UTF-8 is replaced, and a line says how much is left out between.
     pub fn text(&self) -> CapturedText {
         let kept = (self.head.len() + self.tail.len()) as u64;
-        let truncated = kept < self.total;
+        let truncated = self.truncated();
         let mut bytes = self.head.clone();
         if truncated {
             bytes.extend_from_slice(format!("\n… {} bytes left out …\n", self.total - kept).as_bytes());
         }
         bytes.extend(&self.tail);
-        CapturedText { text: String::from_utf8_lossy(&bytes).into_owned(), total_bytes: self.total, truncated }
+        CapturedText {
+            text: String::from_utf8_lossy(&bytes).into_owned(),
+            total_bytes: self.total,
+            truncated,
+        }
     }
 
     /// All that was kept, as lines.
     pub fn lines(&self) -> Vec<String> {
         self.text().text.lines().map(str::to_owned).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// A deadline that no test reaches unless it hangs.
+    fn ample() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    fn script(text: &str) -> Child<'static> {
+        // A shell is the shortest way to a program that misbehaves; the agent itself never starts one.
+        Child::new("sh").unwrap().args(["-c", text])
+    }
+
+    #[tokio::test]
+    async fn output_status_and_environment() {
+        let exit = script("echo out; echo err >&2; env; pwd; exit 3")
+            .env("ENV_FILE", ".env.prod")
+            .run(ample())
+            .await
+            .unwrap();
+        assert_eq!((exit.code, exit.signal, exit.timed_out), (3, 0, false));
+        assert!(!exit.success());
+        assert_eq!(exit.stderr.lines(), ["err"]);
+        let mut lines = exit.stdout.lines();
+        lines.sort();
+        let names: Vec<&str> = lines.iter().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+        // PWD and the like are the shell's own.
+        let own = ["ENV_FILE", "LC_ALL", "PATH"];
+        assert!(own.iter().all(|name| names.contains(name)), "{names:?}");
+        assert!(
+            names.iter().all(|name| own.contains(name) || ["PWD", "OLDPWD", "SHLVL", "_"].contains(name)),
+            "{names:?}"
+        );
+        assert!(lines.contains(&"/".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn arguments_are_no_words_of_a_shell() {
+        let exit = Child::new("echo").unwrap().args(["$HOME; id", "a  b", "*"]).run(ample()).await.unwrap();
+        assert_eq!(exit.stdout.lines(), ["$HOME; id a  b *"]);
+    }
+
+    #[tokio::test]
+    async fn a_signal_that_ends_it_is_told() {
+        let exit = script("kill -KILL $$").run(ample()).await.unwrap();
+        assert_eq!((exit.code, exit.signal, exit.timed_out), (-1, libc::SIGKILL, false));
+    }
+
+    #[test]
+    fn only_absolute_paths_and_names_in_the_fixed_path() {
+        assert!(resolve("sh").unwrap().is_absolute());
+        for bad in ["", "./sh", "../bin/sh", "bin/sh", "no-such-program", "/no/such/program", "/"] {
+            assert!(matches!(resolve(bad), Err(ChildError::NotFound(_))), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_program_cannot_be_started() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let child = Child::new(file.path().to_str().unwrap()).unwrap();
+        assert!(matches!(child.run(ample()).await, Err(ChildError::Start { .. })));
+    }
+
+    #[tokio::test]
+    async fn one_that_ignores_sigterm_is_killed_and_its_output_kept() {
+        let begun = Instant::now();
+        let exit = script("trap '' TERM; echo begun; while :; do sleep 60; done")
+            .run(begun + Duration::from_millis(300))
+            .await
+            .unwrap();
+        assert!(exit.timed_out);
+        assert_eq!((exit.code, exit.signal), (-1, libc::SIGKILL));
+        assert_eq!(exit.stdout.lines(), ["begun"]);
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn one_that_heeds_sigterm_may_say_so() {
+        let exit = script("trap 'echo stopping; exit 0' TERM; echo begun; while :; do sleep 0.05; done")
+            .run(Instant::now() + Duration::from_millis(300))
+            .await
+            .unwrap();
+        assert!(exit.timed_out && !exit.success());
+        assert_eq!(exit.stdout.lines(), ["begun", "stopping"]);
+    }
+
+    #[tokio::test]
+    async fn a_flood_is_bounded_and_its_two_ends_are_kept() {
+        let exit = script("echo first; head -c 20000000 /dev/zero | tr '\\0' x; echo; echo last")
+            .run(ample())
+            .await
+            .unwrap();
+        assert!(exit.success());
+        let text = exit.stdout.text();
+        assert!(text.truncated && exit.stdout.truncated());
+        assert_eq!(text.total_bytes, 20_000_000 + "first\n\nlast\n".len() as u64);
+        assert!(text.text.starts_with("first\nxxx") && text.text.ends_with("xxx\nlast\n"));
+        assert!(text.text.len() < KEPT + 100, "{}", text.text.len());
+        let left_out = text.total_bytes - KEPT as u64;
+        assert!(text.text.contains(&format!("\n… {left_out} bytes left out …\n")));
+    }
+
+    #[tokio::test]
+    async fn more_is_kept_when_more_is_asked_for() {
+        let exit = script("head -c 300000 /dev/zero | tr '\\0' x").keep(1 << 20).run(ample()).await.unwrap();
+        assert_eq!((exit.stdout.truncated(), exit.stdout.text().text.len()), (false, 300_000));
+    }
+
+    #[tokio::test]
+    async fn a_grandchild_that_holds_the_pipes_delays_nothing_for_long() {
+        let begun = Instant::now();
+        let exit = script("sleep 300 & echo $!").run(ample()).await.unwrap();
+        assert!(exit.success() && !exit.timed_out);
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert!(has_ended(exit.stdout.lines()[0].parse().unwrap()).await);
+    }
+
+    #[tokio::test]
+    async fn a_grandchild_in_a_session_of_its_own_delays_nothing_for_long() {
+        let begun = Instant::now();
+        let exit = script("setsid sleep 20 & echo done").run(ample()).await.unwrap();
+        assert!(exit.success());
+        assert_eq!(exit.stdout.lines(), ["done"]);
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn the_whole_group_dies_at_the_deadline() {
+        let exit = script("sleep 300 & echo $!; wait")
+            .run(Instant::now() + Duration::from_millis(300))
+            .await
+            .unwrap();
+        assert!(exit.timed_out);
+        assert!(has_ended(exit.stdout.lines()[0].parse().unwrap()).await);
+    }
+
+    #[tokio::test]
+    async fn a_run_that_is_dropped_leaves_nothing_behind() {
+        let (told, mut pids) = tokio::sync::mpsc::unbounded_channel();
+        let sink = Told(Mutex::new(told));
+        let run = script("sleep 300 & echo $!; wait").sink(&sink).run(ample());
+        tokio::pin!(run);
+        let pid = tokio::select! {
+            _ = &mut run => panic!("it ended"),
+            pid = pids.recv() => pid.unwrap(),
+        };
+        assert!(Path::new(&format!("/proc/{pid}")).exists());
+        // Putting another run in its place drops the first.
+        run.set(script("true").run(ample()));
+        assert!(has_ended(pid).await);
+    }
+
+    /// Tells the first number that is written.
+    struct Told(Mutex<tokio::sync::mpsc::UnboundedSender<i32>>);
+
+    impl OutputSink for Told {
+        fn write(&self, source: OutputSource, data: &[u8]) {
+            assert_eq!(source, OutputSource::Stdout);
+            if let Ok(pid) = String::from_utf8_lossy(data).trim().parse() {
+                self.0.lock().unwrap().send(pid).unwrap();
+            }
+        }
+    }
+
+    /// Whether a process is gone, or dead and only not yet reaped by its parent.
+    async fn has_ended(pid: i32) -> bool {
+        let until = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < until {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let state = stat.rsplit_once(") ").map_or("X", |(_, rest)| &rest[..1]);
+            if matches!(state, "X" | "Z") {
+                return true;
+            }
+            tokio::task::yield_now().await;
+        }
+        false
     }
 }

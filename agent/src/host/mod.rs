@@ -1,3 +1,105 @@
 //! The half that guards the host: journal, order check, policy, redaction, stacks.
+//!
+//! Owns everything that an operation may touch, and decides what may run at all. It speaks to [`crate::net`] only by
+//! the messages of [`message`], and trusts nothing in them that an operator did not sign.
 
 pub mod child;
+pub mod clock;
+pub mod dispatch;
+pub mod docker;
+pub mod executor;
+pub mod glob;
+pub mod journal;
+pub mod message;
+pub mod nginx;
+pub mod policy;
+pub mod redaction;
+pub mod stacks;
+pub mod state;
+pub mod trust;
+
+use std::{path::PathBuf, sync::Arc};
+
+use crate::config::Settings;
+use docker::Engine;
+use policy::{Policy, PolicyFile};
+use redaction::{Patterns, Redaction, RedactionError, withheld};
+use stacks::Stacks;
+
+pub use message::{Inbox, Outbox};
+
+/// What the agent knows of this host, and what its operations may use of it.
+pub struct Host {
+    engine: Engine,
+    stacks: Stacks,
+    policy: PolicyFile,
+    redaction: Redaction,
+    settings: Settings,
+    privileged: bool,
+}
+
+impl Host {
+    /// Puts the parts together. Touches nothing yet.
+    pub fn new(settings: Settings, engine: Engine, stacks: Stacks) -> Self {
+        let privileged = rustix::process::geteuid().is_root();
+        Self {
+            engine,
+            stacks,
+            policy: PolicyFile::new(settings.policy.clone(), privileged),
+            redaction: Redaction::default(),
+            settings,
+            privileged,
+        }
+    }
+
+    /// The Docker engine.
+    pub fn docker(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Every stack that was ever seen here.
+    pub fn stacks(&self) -> &Stacks {
+        &self.stacks
+    }
+
+    /// The policy as its file stands at this moment; one that denies every change when the file is not sound.
+    pub fn policy(&self) -> Arc<Policy> {
+        self.policy.current()
+    }
+
+    /// Replaces this host's secrets in a text; replaces the whole text when they cannot be known. For many lines, ask
+    /// [`secrets`](Self::secrets) once.
+    pub fn redact(&self, text: &str) -> String {
+        match self.secrets() {
+            Ok(patterns) => patterns.text(text),
+            Err(error) => withheld(&error),
+        }
+    }
+
+    /// What must not leave this host, as its stacks' env files stand at this moment.
+    ///
+    /// # Errors
+    /// When one of them cannot be read.
+    pub fn secrets(&self) -> Result<Arc<Patterns>, RedactionError> {
+        let mut files: Vec<PathBuf> = Vec::new();
+        for stack in self.stacks.all() {
+            files.extend(stack.effective_env_files());
+            // `ENV_FILE=.env.prod`: a file that the services read and Compose itself does not.
+            let named = stack.compose_env.values().map(|value| stack.directory.join(value));
+            files.extend(named.filter(|path| path.is_file()));
+        }
+        files.sort_unstable();
+        files.dedup();
+        self.redaction.patterns(&files)
+    }
+
+    /// Whether the agent runs as root. Otherwise it only observes.
+    pub fn privileged(&self) -> bool {
+        self.privileged
+    }
+
+    /// What `/etc/vigie/agent.toml` adds or corrects.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+}

@@ -3,6 +3,17 @@
 //! An operation is a function of its request and a [`Context`]. It has checked nothing before and checks everything
 //! itself that only the host can know; grammar, order and policy were checked by [`crate::host`] before it is called.
 
+mod compose;
+mod containers;
+mod exec;
+mod files;
+mod host;
+mod http;
+mod nginx;
+mod sockets;
+mod text;
+mod units;
+
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -28,8 +39,8 @@ pub struct Context {
 pub struct Fault {
     pub status: OutcomeStatus,
     pub failure: Failure,
-    /// What was had until then.
-    pub partial: Option<result::Operation>,
+    /// What was had until then. Boxed: most faults have nothing, and every operation's answer would be as large.
+    pub partial: Option<Box<result::Operation>>,
 }
 
 impl Fault {
@@ -53,13 +64,50 @@ impl Fault {
     /// Adds what was had until then.
     #[must_use]
     pub fn partial(mut self, partial: result::Operation) -> Self {
-        self.partial = Some(partial);
+        self.partial = Some(Box::new(partial));
         self
     }
 }
 
+/// Does what a request asks for. Every text in the answer is redacted and escaped, a fault's words too.
+///
+/// # Errors
+/// When the operation did not do what it is for; what it had until then is kept.
+pub async fn run(request: request::Operation, cx: &Context) -> Result<result::Operation, Fault> {
+    use request::Operation as Ask;
+    use result::Operation as Answer;
+    let done = match request {
+        Ask::HostFacts(ask) => host::facts(ask, cx).await.map(Answer::HostFacts),
+        Ask::HostLoad(ask) => host::load(ask, cx).await.map(Answer::HostLoad),
+        Ask::UnitStatus(ask) => units::status(ask, cx).await.map(Answer::UnitStatus),
+        Ask::UnitRestart(ask) => units::restart(ask, cx).await.map(Answer::UnitRestart),
+        Ask::NginxTest(ask) => nginx::test(ask, cx).await.map(Answer::NginxTest),
+        Ask::NginxUpstreams(ask) => nginx::upstreams(ask, cx).await.map(Answer::NginxUpstreams),
+        Ask::SocketList(ask) => sockets::list(ask, cx).await.map(Answer::SocketList),
+        Ask::ContainerList(ask) => containers::list(ask, cx).await.map(Answer::ContainerList),
+        Ask::ContainerInspect(ask) => containers::inspect(ask, cx).await.map(Answer::ContainerInspect),
+        Ask::ContainerLogs(ask) => containers::logs(ask, cx).await.map(Answer::ContainerLogs),
+        Ask::ComposePs(ask) => compose::ps(ask, cx).await.map(Answer::ComposePs),
+        Ask::ComposeConfig(ask) => compose::config(ask, cx).await.map(Answer::ComposeConfig),
+        Ask::ComposeBuildCheck(ask) => compose::build_check(ask, cx).await.map(Answer::ComposeBuildCheck),
+        Ask::ComposePreview(ask) => compose::preview(ask, cx).await.map(Answer::ComposePreview),
+        Ask::ComposeUp(ask) => compose::up(ask, cx).await.map(Answer::ComposeUp),
+        Ask::ComposeRestart(ask) => compose::restart(ask, cx).await.map(Answer::ComposeRestart),
+        Ask::HttpCheck(ask) => http::check(ask, cx).await.map(Answer::HttpCheck),
+        Ask::FileTail(ask) => files::tail(ask, cx).await.map(Answer::FileTail),
+        Ask::EnvCheck(ask) => files::env_check(ask, cx).await.map(Answer::EnvCheck),
+        Ask::Exec(ask) => exec::exec(ask, cx).await.map(Answer::Exec),
+    };
+    done.map_err(|mut fault| {
+        // A fault may quote what a program said.
+        fault.failure.message = text::text(&cx.host, &fault.failure.message);
+        fault.failure.hint = text::text(&cx.host, &fault.failure.hint);
+        fault
+    })
+}
+
 impl From<Fault> for Outcome {
     fn from(fault: Fault) -> Self {
-        Self::ended(fault.status, fault.failure).with_result(fault.partial)
+        Self::ended(fault.status, fault.failure).with_result(fault.partial.map(|partial| *partial))
     }
 }

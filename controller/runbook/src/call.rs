@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, ReflectMessage as _, Value};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, Value};
 use vigie_proto::{
     descriptors,
     operation::{self, FieldError, Operation},
@@ -169,17 +169,10 @@ impl Prepared {
     /// The request for a target. Where the operation can name a stack and the runbook does not, it is the target's.
     pub(crate) fn request(&self, stack: &str) -> Request {
         let mut message = self.message.clone();
-        let field = message.descriptor().get_field_by_name("stack");
-        if let Some(field) = field.filter(|field| !stack.is_empty() && !message.has_field(field)) {
-            message.set_field(&field, Value::String(stack.to_owned()));
-        }
-        let Some(descriptor) = descriptors::pool().get_message_by_name("vigie.v1.Request") else {
-            unreachable!("the contract has requests")
-        };
-        let mut request = DynamicMessage::new(descriptor);
-        request.set_field_by_name(self.operation.name, Value::Message(message));
+        descriptors::fill_stack(&mut message, stack);
         // Both sides are generated from the same descriptors.
-        request.transcode_to().unwrap_or_else(|error| unreachable!("a request of the contract: {error}"))
+        descriptors::wrap(self.operation.name, message)
+            .unwrap_or_else(|| unreachable!("{} is a request of the contract", self.operation.name))
     }
 }
 

@@ -6,8 +6,8 @@ use chrono::{DateTime, Local, SecondsFormat, TimeZone as _};
 use vigie_proto::{
     text::escape,
     v1::{
-        CheckState, Conclusion, Finding, FindingState, Outcome, OutcomeStatus, ProbePurpose, RunEvent, RunVerdict,
-        run_event::Event,
+        CheckState, Conclusion, Finding, FindingState, Outcome, OutcomeStatus, ProbePurpose, RunEvent,
+        RunVerdict, run_event::Event,
     },
 };
 
@@ -68,7 +68,8 @@ fn findings(out: &mut String, target: &TargetState) -> fmt::Result {
         for evidence in &finding.evidence {
             writeln!(out, "{indent}  - `{}` = {}", evidence.reference, md(&evidence.value))?;
         }
-        if !finding.advise.is_empty() {
+        // A consequence goes with its cause: there is nothing to do about it.
+        if !finding.advise.is_empty() && finding.explained_by.is_empty() {
             writeln!(out, "{indent}  - To do: {}", md(&finding.advise))?;
         }
     }
@@ -112,7 +113,8 @@ fn actions(out: &mut String, state: &State) -> fmt::Result {
 }
 
 fn verification(out: &mut String, state: &State) -> fmt::Result {
-    let verified: Vec<_> = state.targets().iter().filter_map(|target| Some((target, target.verified.as_ref()?))).collect();
+    let verified: Vec<_> =
+        state.targets().iter().filter_map(|target| Some((target, target.verified.as_ref()?))).collect();
     if verified.is_empty() {
         return Ok(());
     }
@@ -133,7 +135,8 @@ fn verification(out: &mut String, state: &State) -> fmt::Result {
 /// One event in words, a line for each thing that happened in it. Verification's repeated probes are left to the
 /// conclusion that they lead to.
 pub fn timeline(state: &State, event: &RunEvent) -> Vec<String> {
-    let target = |place: u32| state.targets().get(place as usize).map_or_else(|| format!("target {place}"), name);
+    let target =
+        |place: u32| state.targets().get(place as usize).map_or_else(|| format!("target {place}"), name);
     let order = |order: &str| {
         let task = state.tasks().iter().find(|task| task.leaf.order == order);
         let operation = task.and_then(|task| task.leaf.operation.as_ref()?.operation.as_ref());
@@ -143,7 +146,12 @@ pub fn timeline(state: &State, event: &RunEvent) -> Vec<String> {
     match event.event.as_ref() {
         None => Vec::new(),
         Some(Event::Opened(opened)) => {
-            vec![format!("{} opened `{}` on {} targets", opened.operator, opened.title, opened.targets.len())]
+            vec![format!(
+                "{} opened `{}` for {}",
+                opened.operator,
+                opened.title,
+                count(opened.targets.len(), "target")
+            )]
         }
         Some(Event::Owned(owned)) if owned.epoch <= 1 => Vec::new(),
         Some(Event::Owned(owned)) => vec![format!("controller {} took the run up again", owned.controller)],
@@ -157,13 +165,22 @@ pub fn timeline(state: &State, event: &RunEvent) -> Vec<String> {
                 Some(format!("{}: {probe} {}", target(seen.target), outcome_words(outcome)))
             })
             .collect(),
-        Some(Event::Concluded(concluded)) => {
-            concluded.conclusions.iter().map(|c| format!("{}: {}", target(c.target), conclusion_words(c))).collect()
-        }
+        Some(Event::Concluded(concluded)) => concluded
+            .conclusions
+            .iter()
+            .map(|c| format!("{}: {}", target(c.target), conclusion_words(c)))
+            .collect(),
         Some(Event::Planned(planned)) => planned
             .entries
             .iter()
-            .map(|entry| format!("planned for {}: {} ({} orders)", target(entry.target), entry.title, entry.leaves.len()))
+            .map(|entry| {
+                format!(
+                    "planned for {}: {} ({})",
+                    target(entry.target),
+                    entry.title,
+                    count(entry.leaves.len(), "order")
+                )
+            })
             .collect(),
         Some(Event::Signed(signed)) => vec![format!("{} signed the plan", signed.operator)],
         Some(Event::Sent(_)) => Vec::new(),
@@ -180,7 +197,9 @@ pub fn timeline(state: &State, event: &RunEvent) -> Vec<String> {
             .collect(),
         Some(Event::Noted(noted)) if noted.operator.is_empty() => vec![noted.text.clone()],
         Some(Event::Noted(noted)) => vec![format!("{}: {}", noted.operator, noted.text)],
-        Some(Event::Closed(closed)) => vec![format!("closed: {} ({})", verdict_word(closed.verdict()), closed.reason)],
+        Some(Event::Closed(closed)) => {
+            vec![format!("closed: {} ({})", verdict_word(closed.verdict()), closed.reason)]
+        }
     }
 }
 
@@ -204,7 +223,9 @@ fn conclusion_words(conclusion: &Conclusion) -> String {
 fn outcome_words(outcome: &Outcome) -> String {
     let word = outcome.status().word();
     match &outcome.failure {
-        Some(failure) if outcome.status() != OutcomeStatus::Succeeded => format!("{word}: {}", failure.message),
+        Some(failure) if outcome.status() != OutcomeStatus::Succeeded => {
+            format!("{word}: {}", failure.message)
+        }
         _ => format!("{word} in {:.1} s", f64::from(outcome.duration_ms) / 1000.0),
     }
 }
@@ -223,6 +244,10 @@ pub fn verdict_word(verdict: RunVerdict) -> &'static str {
         RunVerdict::InDoubt => "in doubt",
         RunVerdict::Cancelled => "cancelled",
     }
+}
+
+fn count(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
 /// `vps1/sylion`.

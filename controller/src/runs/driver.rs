@@ -16,7 +16,9 @@ use vigie_proto::{
     id::{HostId, TaskId},
     v1::{OutputChunk, Probe, Request, RunEvent, RunSummary, to_agent},
 };
-use vigie_runbook::run::{Decision, Effect, FreshIds, Input, ProbeKey, Rejected, State, Surroundings, decide, wanted};
+use vigie_runbook::run::{
+    Decision, Effect, FreshIds, Input, ProbeKey, Rejected, State, Surroundings, decide, wanted,
+};
 
 use super::routes::{Route, Routes, name};
 use crate::{
@@ -418,7 +420,6 @@ impl Driver {
         self.wake_at_ms = Some(self.wake_at_ms.map_or(at_ms, |earlier| earlier.min(at_ms)));
     }
 }
-
 
 fn answer(reply: Reply, with: Result<RunSummary, RunsError>) {
     if reply.send(with).is_err() {

@@ -5,18 +5,18 @@
 
 use std::collections::BTreeSet;
 
-use prost_reflect::{ReflectMessage as _, Value};
 use vigie_proto::{
+    descriptors,
     operation::{self, FieldError, Operation},
     order::{Batch, BatchError, Domain, SigningKey, digest},
     selector::Selector,
     text::escape,
-    v1::{Leaf, Manifest, PlanEntry, Request, RunSpec, Signature, Target, run_spec::Kind},
+    v1::{Leaf, Manifest, PlanEntry, Request, RunSpec, Signature, Target, request, run_spec::Kind},
 };
 
 use vigie_runbook::{Bound, StepSpec};
 
-use crate::{output::json::reflect, view::run::RunView};
+use crate::view::run::RunView;
 
 /// Why a plan is not signed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -110,6 +110,16 @@ impl Plan {
     }
 }
 
+/// Whether a request was its own consent: a program written out, on hosts that were named. A plan that passed
+/// [`Plan::examine`] then holds exactly what was typed, and asking would only repeat it.
+pub(crate) fn was_written_out(asked: Option<&RunSpec>) -> bool {
+    let Some(RunSpec { selector: Some(selector), kind: Some(Kind::Operation(request)), .. }) = asked else {
+        return false;
+    };
+    let exec = matches!(request.operation, Some(request::Operation::Exec(_)));
+    exec && !selector.all && selector.labels.is_empty() && !selector.hosts.is_empty()
+}
+
 /// The runbook with its parameters, when the manifest speaks of the text that the run was opened with; `None` for a
 /// single operation.
 fn runbook(view: &RunView, manifest: &Manifest, spec: &RunSpec) -> Result<Option<Bound>, Distrust> {
@@ -168,20 +178,7 @@ fn task(leaf: &Leaf, target: &Target, spec: &RunSpec) -> Result<(), Distrust> {
 
 /// Whether a task is what was asked; the controller fills in the stack where none was named.
 fn fulfils(asked: &Request, task: &Request, stack: &str) -> bool {
-    asked == task || with_stack(asked, stack).is_some_and(|filled| filled == *task)
-}
-
-/// The request with its `stack` filled in; `None` where it has no such field, or one that says something.
-fn with_stack(asked: &Request, stack: &str) -> Option<Request> {
-    let mut union = reflect(asked, "Request")?;
-    let (_, value) = union.fields_mut().next()?;
-    let Value::Message(message) = value else { return None };
-    let field = message.descriptor().get_field_by_name("stack")?;
-    if message.has_field(&field) {
-        return None;
-    }
-    message.set_field(&field, Value::String(stack.to_owned()));
-    union.transcode_to().ok()
+    descriptors::with_stack(asked, stack) == *task
 }
 
 #[cfg(test)]
@@ -280,6 +277,24 @@ mod tests {
             Some(vigie_proto::v1::Selector { hosts: "vps1".to_owned(), ..Default::default() });
         let error = examine(&fleet, |_, _, _| {}).unwrap_err();
         assert_eq!(error, Distrust::NotSelected("vps2".to_owned()));
+    }
+
+    #[test]
+    fn only_a_program_on_named_hosts_is_its_own_consent() {
+        let on = |hosts: &str, labels: &str, request: Option<Request>| RunSpec {
+            selector: Some(vigie_proto::v1::Selector {
+                hosts: hosts.to_owned(),
+                labels: labels.to_owned(),
+                ..Default::default()
+            }),
+            kind: request.map(Kind::Operation),
+            timeout_ms: 0,
+        };
+        assert!(was_written_out(Some(&on("vps1", "", exec()))));
+        assert!(!was_written_out(Some(&on("vps1", "env=prod", exec()))));
+        assert!(!was_written_out(Some(&on("", "", exec()))));
+        assert!(!was_written_out(Some(&fixtures::restart_operation().spec)));
+        assert!(!was_written_out(None));
     }
 
     #[test]

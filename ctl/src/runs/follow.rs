@@ -15,7 +15,7 @@ use vigie_proto::{
 };
 
 use super::{
-    consent::Plan,
+    consent::{Plan, was_written_out},
     ledger::Ledger,
     submit::{may_pass, submit},
 };
@@ -211,6 +211,14 @@ impl<'a> Follower<'a> {
             self.invocation.output.say("The plan's time to start has passed; this is the new one.");
         }
         self.asked_about = plan.bytes().to_vec();
+        if !was_written_out(signer.asked.as_ref()) && !self.agrees(&plan).await? {
+            return self.decline().await;
+        }
+        self.sign(&plan).await
+    }
+
+    /// Shows a plan and asks; true for a yes.
+    async fn agrees(&mut self, plan: &Plan) -> Result<bool, Error> {
         let look = self.invocation.output.talk.clone();
         if self.view.runbook_id().is_some() {
             self.invocation.output.say(view::diagnose::body(&self.view, &look));
@@ -223,15 +231,18 @@ impl<'a> Follower<'a> {
             &plan.leaves,
             &look,
         ));
-        if !self.invocation.yes {
-            if !self.invocation.asks() {
-                return Err(Error::Unattended { run: self.view.run.clone() });
-            }
-            let run = self.view.run.clone();
-            if !self.invocation.agrees("Proceed?", Some(&run)).await? {
-                return self.decline().await;
-            }
+        if self.invocation.yes {
+            return Ok(true);
         }
+        if !self.invocation.asks() {
+            return Err(Error::Unattended { run: self.view.run.clone() });
+        }
+        let run = self.view.run.clone();
+        self.invocation.agrees("Proceed?", Some(&run)).await
+    }
+
+    async fn sign(&mut self, plan: &Plan) -> Result<(), Error> {
+        let Some(signer) = &self.signer else { return Ok(()) };
         let signature = plan.sign(&signer.key);
         let request = SignRunRequest {
             run: self.view.run.clone(),

@@ -220,7 +220,8 @@ pub fn verify(
         .map(|hash| Digest::try_from(hash.as_slice()).ok())
         .collect::<Option<Vec<_>>>()
         .ok_or(Refusal::Malformed("path"))?;
-    let led_to = root_by_path(leaf_hash(&execute.leaf), execute.index as usize, manifest.count as usize, &path);
+    let led_to =
+        root_by_path(leaf_hash(&execute.leaf), execute.index as usize, manifest.count as usize, &path);
     if led_to.is_none_or(|root| root[..] != manifest.root) {
         return Err(Refusal::NotInBatch);
     }
@@ -297,8 +298,10 @@ mod tests {
                 }],
             }
             .encode_to_vec();
-            let signed =
-                SignedTrustList { signatures: vec![key.sign(Domain::TrustList, &list)], trust_list: list.clone() };
+            let signed = SignedTrustList {
+                signatures: vec![key.sign(Domain::TrustList, &list)],
+                trust_list: list.clone(),
+            };
             let trusted = TrustedKeys::pinned(&signed, &digest(&list)).unwrap();
             assert_eq!(TrustedKeys::pinned(&signed, &[0; 32]).unwrap_err(), TrustError::NotPinned);
             let unsigned = SignedTrustList { signatures: Vec::new(), ..signed };
@@ -346,7 +349,8 @@ mod tests {
     fn a_signed_order_is_believed() {
         let fixture = Fixture::new();
         let leaf = fixture.leaf();
-        let verified = fixture.verify(&fixture.signed(&[leaf.clone(), fixture.leaf(), fixture.leaf()])).unwrap();
+        let verified =
+            fixture.verify(&fixture.signed(&[leaf.clone(), fixture.leaf(), fixture.leaf()])).unwrap();
         assert_eq!(verified.order().to_string(), leaf.order);
         assert_eq!((verified.person(), verified.operation().name), ("ada", "compose_restart"));
     }
@@ -384,7 +388,8 @@ mod tests {
         assert_eq!(fixture.verify(&unsigned).unwrap_err(), Refusal::SignatureRequired);
 
         let stranger = SigningKey::from_seed(&[9; 32]);
-        let forged = Execute { signatures: vec![stranger.sign(Domain::Manifest, &good.manifest)], ..good.clone() };
+        let forged =
+            Execute { signatures: vec![stranger.sign(Domain::Manifest, &good.manifest)], ..good.clone() };
         assert_eq!(fixture.verify(&forged).unwrap_err(), Refusal::UnknownKey);
 
         let other_domain =
@@ -396,7 +401,8 @@ mod tests {
         let earlier = Leaf { incarnation: 1, ..fixture.leaf() };
         assert_eq!(fixture.verify(&fixture.signed(&[earlier])).unwrap_err().code(), "wrong_incarnation");
 
-        let at = |now| verify(&good, &fixture.trusted, fixture.host, 2, now).map_err(|refusal| refusal.code());
+        let at =
+            |now| verify(&good, &fixture.trusted, fixture.host, 2, now).map_err(|refusal| refusal.code());
         assert_eq!(at(NOW - 60_001).unwrap_err(), "clock_skew");
         assert_eq!(at(NOW + 660_001).unwrap_err(), "expired");
         assert!(at(NOW + 660_000).is_ok());

@@ -28,10 +28,7 @@ impl Validity {
 
     pub(crate) fn read(certificate: &X509Certificate<'_>) -> Self {
         let validity = certificate.validity();
-        Self {
-            not_before: validity.not_before.timestamp(),
-            not_after: validity.not_after.timestamp(),
-        }
+        Self { not_before: validity.not_before.timestamp(), not_after: validity.not_after.timestamp() }
     }
 
     /// Whether the certificate is past its end at `now`. A clock before 1970 is past nothing.
@@ -46,14 +43,9 @@ impl Validity {
 pub(crate) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Malformed> {
     let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| Malformed)?;
     let undecoded = |extension: &ParsedExtension<'_>| {
-        matches!(
-            extension,
-            ParsedExtension::ParseError { .. } | ParsedExtension::Unparsed
-        )
+        matches!(extension, ParsedExtension::ParseError { .. } | ParsedExtension::Unparsed)
     };
-    let damaged = certificate
-        .iter_extensions()
-        .any(|extension| undecoded(extension.parsed_extension()));
+    let damaged = certificate.iter_extensions().any(|extension| undecoded(extension.parsed_extension()));
     if damaged || !rest.is_empty() {
         return Err(Malformed);
     }

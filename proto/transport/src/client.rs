@@ -41,10 +41,7 @@ pub struct Keepalive {
 impl Default for Keepalive {
     /// 10 s and 5 s: a half-open connection is noticed within 15 s.
     fn default() -> Self {
-        Self {
-            interval: Duration::from_secs(10),
-            timeout: Duration::from_secs(5),
-        }
+        Self { interval: Duration::from_secs(10), timeout: Duration::from_secs(5) }
     }
 }
 
@@ -57,10 +54,7 @@ pub async fn connect(
 ) -> Result<Channel, ConnectError> {
     let endpoint = endpoint(&address, keepalive)?;
     let dial = service_fn(move |_| connector::dial(address.clone(), Arc::clone(&tls)));
-    endpoint
-        .connect_with_connector(dial)
-        .await
-        .map_err(ConnectError::from_transport)
+    endpoint.connect_with_connector(dial).await.map_err(ConnectError::from_transport)
 }
 
 /// The connector is ours, so tonic must not add TLS of its own: it dials `http`, and requests say

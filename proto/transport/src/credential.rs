@@ -41,24 +41,16 @@ impl Credential {
         }
         let certified = CertifiedKey::from_der(chain.clone(), key.to_rustls(), &tls::provider())
             .map_err(CredentialError::Mismatch)?;
-        Ok(Self {
-            chain,
-            key,
-            certified: Arc::new(certified),
-        })
+        Ok(Self { chain, key, certified: Arc::new(certified) })
     }
 
     /// Reads a chain and a key from PEM files. Both paths may be the same: see [`Credential::save`].
     pub fn load(chain: &Path, key: &Path) -> Result<Self, LoadError> {
         let key = PrivateKey::load(key)?;
-        let certificates = certificates_from_pem(&read_public(chain)?).map_err(|source| LoadError::Pem {
-            path: chain.to_owned(),
-            source,
-        })?;
-        Self::new(certificates, key).map_err(|source| LoadError::Credential {
-            path: chain.to_owned(),
-            source,
-        })
+        let certificates = certificates_from_pem(&read_public(chain)?)
+            .map_err(|source| LoadError::Pem { path: chain.to_owned(), source })?;
+        Self::new(certificates, key)
+            .map_err(|source| LoadError::Credential { path: chain.to_owned(), source })
     }
 
     /// Writes key and chain into *one* private file, replaced in one rename: a crash during a
@@ -81,10 +73,7 @@ impl Credential {
 
     /// Whom the leaf names.
     pub fn identity(&self) -> Result<Identity, IdentityError> {
-        self.chain
-            .first()
-            .ok_or(Malformed.into())
-            .and_then(Identity::from_certificate)
+        self.chain.first().ok_or(Malformed.into()).and_then(Identity::from_certificate)
     }
 
     /// When the leaf is valid: what a renewal loop plans by.
@@ -108,10 +97,7 @@ pub fn certificates_from_pem(text: &str) -> Result<Vec<CertificateDer<'static>>,
 
 /// Certificates as PEM, in order.
 pub fn certificates_to_pem(certificates: &[CertificateDer<'_>]) -> String {
-    certificates
-        .iter()
-        .map(|certificate| armour("CERTIFICATE", certificate))
-        .collect()
+    certificates.iter().map(|certificate| armour("CERTIFICATE", certificate)).collect()
 }
 
 /// One PEM section, in lines of 64 characters as RFC 7468 asks.

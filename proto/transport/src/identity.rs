@@ -46,11 +46,7 @@ impl Identity {
         if name.len() > MAX_NAME || !is_segment(name) {
             return Err(IdentityError::Name);
         }
-        Ok(Self {
-            domain: domain.to_owned(),
-            role,
-            name: name.to_owned(),
-        })
+        Ok(Self { domain: domain.to_owned(), role, name: name.to_owned() })
     }
 
     /// The identity in a leaf certificate's only URI name.
@@ -66,9 +62,7 @@ impl Identity {
             return Err(IdentityError::Authority);
         }
         let names = certificate.subject_alternative_name().map_err(|_| Malformed)?;
-        let names = names
-            .map(|extension| extension.value.general_names.as_slice())
-            .unwrap_or_default();
+        let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
         let mut uris = Vec::new();
         for name in names {
             match name {
@@ -124,9 +118,7 @@ impl fmt::Display for Identity {
 fn is_segment(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     text.bytes().next().is_some_and(plain)
-        && text
-            .bytes()
-            .all(|byte| plain(byte) || matches!(byte, b'.' | b'_' | b'-'))
+        && text.bytes().all(|byte| plain(byte) || matches!(byte, b'.' | b'_' | b'-'))
 }
 
 /// Why a text or a certificate names nobody. None of these repeats what a stranger wrote.

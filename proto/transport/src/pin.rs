@@ -76,14 +76,7 @@ mod tests {
         let pin = Pin::from_bytes([0xa5; 32]);
         assert_eq!(pin.to_string(), "a5".repeat(32));
         assert_eq!(pin.to_string().parse(), Ok(pin));
-        for text in [
-            "",
-            "a5",
-            &"A5".repeat(32),
-            &"a5".repeat(33),
-            &"g0".repeat(32),
-            &"é".repeat(32),
-        ] {
+        for text in ["", "a5", &"A5".repeat(32), &"a5".repeat(33), &"g0".repeat(32), &"é".repeat(32)] {
             assert_eq!(text.parse::<Pin>(), Err(PinError::Text), "{text:?}");
         }
     }

@@ -40,10 +40,7 @@ pub enum ClientAuth {
     ///
     /// Whoever uses this *must* refuse every other rpc to a peer whose
     /// [`PeerCertificate::is_expired`](crate::server::PeerCertificate::is_expired) says yes.
-    Forgiving {
-        roots: Vec<CertificateDer<'static>>,
-        grace: Duration,
-    },
+    Forgiving { roots: Vec<CertificateDer<'static>>, grace: Duration },
 }
 
 /// How a client recognises its controller. Either way the name it dialled is in the leaf, and the

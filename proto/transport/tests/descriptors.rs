@@ -1,11 +1,6 @@
 //! A process without descriptors left, which is why this test has a process of its own.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    dead_code,
-    reason = "shared support"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, dead_code, reason = "shared support")]
 
 #[path = "transport/support.rs"]
 mod support;
@@ -33,23 +28,14 @@ async fn a_listener_outlives_a_lack_of_descriptors() {
 
     let open = fs::read_dir("/proc/self/fd").unwrap().count() as u64;
     let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: Some(open + 5),
-            maximum,
-        },
-    )
-    .unwrap();
+    setrlimit(Resource::Nofile, Rlimit { current: Some(open + 5), maximum }).unwrap();
     let server = Running::over(listener, config);
     let exhausted = async {
         while fs::File::open("/dev/null").is_ok() {
             sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(Duration::from_secs(5), exhausted)
-        .await
-        .expect("the strangers use up all descriptors");
+    timeout(Duration::from_secs(5), exhausted).await.expect("the strangers use up all descriptors");
 
     drop(strangers);
     assert_eq!(seen(server.connect(tls).await.unwrap()).await, AGENT);

@@ -3,8 +3,8 @@
 use vigie_proto::{
     order::CLOCK_ALLOWANCE_MS,
     v1::{
-        Concluded, Conclusion, Failure, Outcome, OutcomeStatus, PlanEntry, ProbePurpose, TaskEnded, TasksSent,
-        run_event::Event,
+        Concluded, Conclusion, Failure, Outcome, OutcomeStatus, PlanEntry, ProbePurpose, TaskEnded,
+        TasksSent, run_event::Event,
     },
 };
 
@@ -62,7 +62,8 @@ pub(super) fn follows(state: &State, around: &Surroundings<'_>) -> Option<Event>
         .or_else(|| give_up(state, &due(verification(state), around.now_ms), around))
         .or_else(|| verify(state, plan, around.now_ms))
         .or_else(|| {
-            let over = plan.entries.iter().all(|e| matches!(progress(state, e), Progress::Good | Progress::Bad));
+            let over =
+                plan.entries.iter().all(|e| matches!(progress(state, e), Progress::Good | Progress::Bad));
             over.then(|| verdict::close(state))
         })
 }
@@ -112,7 +113,8 @@ fn abandoned(state: &State, plan: &Plan) -> Option<Event> {
         .flat_map(|entry| {
             let failed = progress(state, entry) == Progress::Bad;
             tasks(state, entry).into_iter().filter(move |(_, task)| {
-                task.state == TaskState::Pending && (failed || (gate == Gate::Shut && state.runbook.is_some()))
+                task.state == TaskState::Pending
+                    && (failed || (gate == Gate::Shut && state.runbook.is_some()))
             })
         })
         .map(|(_, task)| {
@@ -130,12 +132,14 @@ fn overdue(plan: &Plan, now_ms: i64) -> Option<Event> {
         .iter()
         .filter_map(|task| match task.state {
             TaskState::Pending if now_ms > plan.manifest.not_after_ms => {
-                let failure = Failure::new("expired", "the host was not connected while the order could start");
+                let failure =
+                    Failure::new("expired", "the host was not connected while the order could start");
                 Some(ending(task, Outcome::ended(OutcomeStatus::Expired, failure)))
             }
             TaskState::Sent | TaskState::Running if now_ms > lost_sight_at_ms(plan, task) => {
-                let failure = Failure::new(LOST_SIGHT, "the order was sent and its agent has not been heard of since")
-                    .hint("look at the host; the agent reports how it ended as soon as it is back");
+                let failure =
+                    Failure::new(LOST_SIGHT, "the order was sent and its agent has not been heard of since")
+                        .hint("look at the host; the agent reports how it ended as soon as it is back");
                 Some(ending(task, Outcome::ended(OutcomeStatus::InDoubt, failure)))
             }
             _ => None,
@@ -163,14 +167,15 @@ fn send(state: &State, plan: &Plan, around: &Surroundings<'_>) -> Option<Event> 
     let orders: Vec<_> = entries
         .iter()
         .filter_map(|entry| {
-            let (_, next) = tasks(state, entry).into_iter().find(|(_, task)| task.state != TaskState::Ended)?;
+            let (_, next) =
+                tasks(state, entry).into_iter().find(|(_, task)| task.state != TaskState::Ended)?;
             let ready = next.state == TaskState::Pending
                 && progress(state, entry) == Progress::Acting
                 && (around.connected)(next.host);
             ready.then(|| next.leaf.order.clone())
         })
         .collect();
-    (!orders.is_empty()).then(|| Event::Sent(TasksSent { orders }))
+    (!orders.is_empty()).then_some(Event::Sent(TasksSent { orders }))
 }
 
 fn ending(task: &Task, outcome: Outcome) -> TaskEnded {
@@ -180,7 +185,11 @@ fn ending(task: &Task, outcome: Outcome) -> TaskEnded {
 /// The present round's probes of every target that is being verified.
 pub(super) fn verification(state: &State) -> Vec<Asked> {
     let Some(plan) = &state.plan else { return Vec::new() };
-    plan.entries.iter().filter(|e| progress(state, e) == Progress::Verifying).flat_map(|e| round(state, e)).collect()
+    plan.entries
+        .iter()
+        .filter(|e| progress(state, e) == Progress::Verifying)
+        .flat_map(|e| round(state, e))
+        .collect()
 }
 
 fn round(state: &State, entry: &PlanEntry) -> Vec<Asked> {
@@ -232,7 +241,7 @@ fn verify(state: &State, plan: &Plan, now_ms: i64) -> Option<Event> {
             })
         })
         .collect();
-    (!conclusions.is_empty()).then(|| Event::Concluded(Concluded { conclusions }))
+    (!conclusions.is_empty()).then_some(Event::Concluded(Concluded { conclusions }))
 }
 
 /// When the first verification runs out of time.

@@ -3,9 +3,9 @@
 use vigie_proto::{
     id::HostId,
     v1::{
-        Closed, Concluded, Conclusion, Failure, Noted, Observation, Observed, Outcome, OutcomeStatus, ProbePurpose,
-        RunEvent, RunMode, RunPhase, RunVerdict, Signature, Signed, TaskEnded, TaskStarted, TasksEnded, TasksStarted,
-        run_event::Event,
+        Closed, Concluded, Conclusion, Failure, Noted, Observation, Observed, Outcome, OutcomeStatus,
+        ProbePurpose, RunEvent, RunMode, RunPhase, RunVerdict, Signature, Signed, TaskEnded, TaskStarted,
+        TasksEnded, TasksStarted, run_event::Event,
     },
 };
 
@@ -37,7 +37,11 @@ pub struct Decision {
 /// Decides on inputs in turn, and then on all that follows from where the run stands. Deterministic in its arguments;
 /// evaluates rules, so that it does not belong on an async thread. Inputs that come in a burst are worth deciding
 /// together: what follows is looked for once.
-pub fn decide(state: &State, inputs: impl IntoIterator<Item = Input>, around: &mut Surroundings<'_>) -> Decision {
+pub fn decide(
+    state: &State,
+    inputs: impl IntoIterator<Item = Input>,
+    around: &mut Surroundings<'_>,
+) -> Decision {
     let mut decision = Decision { events: Vec::new(), state: state.clone(), rejections: Vec::new() };
     for input in inputs {
         let rejection = match react(&decision.state, input, around) {
@@ -94,11 +98,14 @@ fn react(state: &State, input: Input, around: &mut Surroundings<'_>) -> Result<O
         }
         Input::Ended { order, outcome } => {
             let task = state.tasks().iter().find(|task| task.order == order);
-            let fresh = task.is_some_and(|task| task.state != TaskState::Ended || is_guess(task.outcome.as_ref()));
+            let fresh =
+                task.is_some_and(|task| task.state != TaskState::Ended || is_guess(task.outcome.as_ref()));
             let ended = TaskEnded { order: order.to_string(), outcome: Some(outcome) };
             Ok(fresh.then(|| Event::Ended(TasksEnded { tasks: vec![ended] })))
         }
-        Input::Signed { manifest, signatures, operator } => sign(state, &manifest, signatures, operator, around),
+        Input::Signed { manifest, signatures, operator } => {
+            sign(state, &manifest, signatures, operator, around)
+        }
         Input::Cancel { operator, reason } => {
             if matches!(state.phase(), RunPhase::Acting | RunPhase::Verifying) {
                 return Err(Rejected::TooLate);
@@ -218,7 +225,10 @@ pub(super) fn give_up(state: &State, asked: &[Asked], around: &Surroundings<'_>)
                 } else {
                     let message = format!("{} is not connected", target.target.host_name);
                     let hint = "is the host up, and does `systemctl status vigie-agent` say that it runs?";
-                    Outcome::ended(OutcomeStatus::Unreachable, Failure::new("unreachable", message).hint(hint))
+                    Outcome::ended(
+                        OutcomeStatus::Unreachable,
+                        Failure::new("unreachable", message).hint(hint),
+                    )
                 };
                 observation(&asked.key, outcome, asked.since_ms(state))
             })

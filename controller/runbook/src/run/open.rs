@@ -1,11 +1,11 @@
 //! Opening a run: a request is checked once, and frozen.
 
 use vigie_proto::{
+    descriptors,
     operation::{self, FieldError, Operation},
     v1::{Opened, Request, RunMode, RunSpec, Target, request, run_spec::Kind},
 };
 
-use super::plan::stack_field;
 use crate::{Runbook, Scope};
 
 /// Why a request cannot become a run.
@@ -33,16 +33,14 @@ pub fn scope(spec: &RunSpec, runbook: Option<&Runbook>) -> Result<Scope, OpenErr
     match spec.kind.as_ref().ok_or(OpenError::Nothing)? {
         Kind::Operation(request) => {
             operation::check(request).map_err(OpenError::Request)?;
-            let open = match stack_field(request) {
+            let open = match descriptors::stack_of(request) {
                 // A container can be named without its stack.
                 Some(stack) if stack.is_empty() => !names_container(request),
                 _ => false,
             };
             Ok(if open { Scope::Stack } else { Scope::Host })
         }
-        Kind::Runbook(call) => {
-            Ok(runbook.ok_or_else(|| OpenError::UnknownRunbook(call.id.clone()))?.scope)
-        }
+        Kind::Runbook(call) => Ok(runbook.ok_or_else(|| OpenError::UnknownRunbook(call.id.clone()))?.scope),
     }
 }
 
@@ -79,7 +77,12 @@ pub fn open(
                 return Err(OpenError::UnknownRemedy {
                     runbook: call.id.clone(),
                     remedy: call.remedy.clone(),
-                    known: runbook.remedies.iter().map(|remedy| remedy.id.as_str()).collect::<Vec<_>>().join(", "),
+                    known: runbook
+                        .remedies
+                        .iter()
+                        .map(|remedy| remedy.id.as_str())
+                        .collect::<Vec<_>>()
+                        .join(", "),
                 });
             }
             let verb = match call.mode() {

@@ -1,13 +1,13 @@
 //! From proposed remedies to exact orders.
 
-use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage as _, Value};
+use prost_reflect::{DynamicMessage, ReflectMessage as _};
 use vigie_proto::{
     descriptors,
     operation::Operation,
     order::Batch,
     v1::{
-        Leaf, Manifest, Outcome, OutcomeStatus, PlanEntry, Planned, ProbePurpose, Request, result, run_event::Event,
-        run_spec::Kind,
+        Leaf, Manifest, Outcome, OutcomeStatus, PlanEntry, Planned, ProbePurpose, Request, result,
+        run_event::Event, run_spec::Kind,
     },
 };
 
@@ -34,10 +34,13 @@ fn steps(state: &State, target: usize) -> Vec<Step> {
         (Some(runbook), _) => {
             let remedy = seen.conclusion.as_ref().map_or("", |conclusion| conclusion.remedy.as_str());
             let steps = runbook.steps(remedy, &seen.target.stack);
-            steps.into_iter().map(|step| Step { request: step.request, timeout_ms: step.timeout_ms }).collect()
+            steps
+                .into_iter()
+                .map(|step| Step { request: step.request, timeout_ms: step.timeout_ms })
+                .collect()
         }
         (None, Some(Kind::Operation(request))) => vec![Step {
-            request: for_stack(request, &seen.target.stack),
+            request: descriptors::with_stack(request, &seen.target.stack),
             timeout_ms: timeout(request, state.spec().timeout_ms),
         }],
         (None, _) => Vec::new(),
@@ -93,7 +96,8 @@ pub(super) fn propose(state: &State, around: &mut Surroundings<'_>) -> Event {
                 timeout_ms: step.timeout_ms,
             });
         }
-        let title = state.runbook.as_ref().and_then(|runbook| runbook.remedy(remedy)).map(|remedy| &remedy.title);
+        let title =
+            state.runbook.as_ref().and_then(|runbook| runbook.remedy(remedy)).map(|remedy| &remedy.title);
         entries.push(PlanEntry {
             target: place(index),
             remedy: remedy.to_owned(),
@@ -115,69 +119,17 @@ pub(super) fn propose(state: &State, around: &mut Surroundings<'_>) -> Event {
     Event::Planned(Planned { entries, manifest: batch.manifest().to_vec(), leaves: batch.leaves().to_vec() })
 }
 
-/// The request with its `stack` filled in, where it has such a field and the caller left it open.
-pub(super) fn for_stack(request: &Request, stack: &str) -> Request {
-    if stack.is_empty() {
-        return request.clone();
-    }
-    let mut filled = request.clone();
-    edit(&mut filled, |message| {
-        if let Some(field) = message.descriptor().get_field_by_name("stack") {
-            if !message.has_field(&field) {
-                message.set_field(&field, Value::String(stack.to_owned()));
-            }
-        }
-    });
-    filled
-}
-
-/// Whether a request says which stack it is about, and which.
-pub(super) fn stack_field(request: &Request) -> Option<String> {
-    let (_, message) = open(request)?;
-    let field = message.descriptor().get_field_by_name("stack")?;
-    message.get_field(&field).as_str().map(str::to_owned)
-}
-
 /// The operation that tells what this one would do, with the same fields as far as it has them.
 fn preview_of(request: &Request) -> Option<Request> {
     let preview = Operation::of(request).ok()?.preview?;
-    let (_, message) = open(request)?;
+    let (_, message) = descriptors::unwrap(request)?;
     let mut asked = DynamicMessage::new(descriptors::request(preview)?);
     for (field, value) in message.fields() {
         if let Some(same) = asked.descriptor().get_field_by_name(field.name()) {
             asked.set_field(&same, value.clone());
         }
     }
-    wrap(preview, asked)
-}
-
-fn request_descriptor() -> Option<MessageDescriptor> {
-    descriptors::pool().get_message_by_name("vigie.v1.Request")
-}
-
-/// The operation's own message inside a request.
-fn open(request: &Request) -> Option<(String, DynamicMessage)> {
-    let mut outer = DynamicMessage::new(request_descriptor()?);
-    outer.transcode_from(request).ok()?;
-    let (field, value) = outer.fields().next().map(|(field, value)| (field.name().to_owned(), value.clone()))?;
-    Some((field, value.as_message()?.clone()))
-}
-
-fn wrap(operation: &str, message: DynamicMessage) -> Option<Request> {
-    let descriptor = request_descriptor()?;
-    let field = descriptor.get_field_by_name(operation)?;
-    let mut outer = DynamicMessage::new(descriptor);
-    outer.set_field(&field, Value::Message(message));
-    outer.transcode_to().ok()
-}
-
-fn edit(request: &mut Request, change: impl FnOnce(&mut DynamicMessage)) {
-    if let Some((operation, mut message)) = open(request) {
-        change(&mut message);
-        if let Some(edited) = wrap(&operation, message) {
-            *request = edited;
-        }
-    }
+    descriptors::wrap(preview, asked)
 }
 
 /// A preview's answer, for people.
@@ -193,7 +145,8 @@ fn preview_lines(outcome: &Outcome) -> Vec<String> {
                 lines.push("cannot predict: this Compose has no dry run".to_owned());
             }
             lines.extend(preview.changes.iter().filter(|change| change.change != "none").map(|change| {
-                let reason = if change.reason.is_empty() { String::new() } else { format!(": {}", change.reason) };
+                let reason =
+                    if change.reason.is_empty() { String::new() } else { format!(": {}", change.reason) };
                 format!("would {} {}{reason}", change.change, change.service)
             }));
             if lines.is_empty() {

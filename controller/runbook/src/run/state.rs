@@ -6,8 +6,9 @@ use vigie_proto::{
     id::{HostId, IdError, RunId, TaskId},
     order::{Batch, BatchError},
     v1::{
-        Conclusion, Leaf, Manifest, Opened, Outcome, OutcomeStatus, PlanEntry, Planned, ProbePurpose, RunEvent, RunMode,
-        RunPhase, RunSpec, RunSummary, RunVerdict, Signature, Target, run_event::Event, run_spec::Kind,
+        Conclusion, Leaf, Manifest, Opened, Outcome, OutcomeStatus, PlanEntry, Planned, ProbePurpose,
+        RunEvent, RunMode, RunPhase, RunSpec, RunSummary, RunVerdict, Signature, Target, run_event::Event,
+        run_spec::Kind,
     },
 };
 
@@ -223,7 +224,9 @@ impl State {
                 }
             }
             Event::Noted(_) => {}
-            Event::Closed(closed) => self.closed = Some((closed.verdict(), closed.reason.clone(), event.at_ms)),
+            Event::Closed(closed) => {
+                self.closed = Some((closed.verdict(), closed.reason.clone(), event.at_ms))
+            }
         }
         self.last_seq = seq;
         Ok(())
@@ -309,7 +312,9 @@ impl State {
             Some(plan) if plan.signatures.is_empty() => RunPhase::AwaitingSignature,
             Some(plan) if plan.tasks.iter().any(|task| task.state != TaskState::Ended) => RunPhase::Acting,
             Some(_) => RunPhase::Verifying,
-            None if self.needs_plan() && (self.runbook.is_none() || self.is_concluded()) => RunPhase::Previewing,
+            None if self.needs_plan() && (self.runbook.is_none() || self.is_concluded()) => {
+                RunPhase::Previewing
+            }
             None => RunPhase::Observing,
         }
     }
@@ -332,7 +337,8 @@ impl State {
 
     /// The run in a line, as lists show it.
     pub fn summary(&self) -> RunSummary {
-        let (verdict, closed_at_ms) = self.closed.as_ref().map_or((RunVerdict::Unspecified, 0), |c| (c.0, c.2));
+        let (verdict, closed_at_ms) =
+            self.closed.as_ref().map_or((RunVerdict::Unspecified, 0), |c| (c.0, c.2));
         RunSummary {
             run: self.run.to_string(),
             title: self.opened.title.clone(),
@@ -387,7 +393,8 @@ impl TargetState {
         match key.purpose {
             ProbePurpose::Preview => self.previews.contains_key(&key.probe),
             ProbePurpose::Verification => {
-                key.round < self.round || (key.round == self.round && self.verification.contains_key(&key.probe))
+                key.round < self.round
+                    || (key.round == self.round && self.verification.contains_key(&key.probe))
             }
             _ => self.evidence.contains_key(&key.probe),
         }

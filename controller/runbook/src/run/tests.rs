@@ -7,9 +7,9 @@ use vigie_proto::{
     id::{BatchId, HostId, RunId, TaskId},
     order::{Domain, SigningKey},
     v1::{
-        self, ComposeRestartResult, ContainerInspectResult, ExecRequest, HostLoadRequest, HttpCheckResult, Leaf,
-        Opened, Outcome, OutcomeStatus, Owned, Request, RunEvent, RunMode, RunPhase, RunSpec, RunVerdict, RunbookCall,
-        Target, request, result, run_event::Event, run_spec::Kind,
+        self, ComposeRestartResult, ContainerInspectResult, ExecRequest, HostLoadRequest, HttpCheckResult,
+        Leaf, Opened, Outcome, OutcomeStatus, Owned, Request, RunEvent, RunMode, RunPhase, RunSpec,
+        RunVerdict, RunbookCall, Target, request, result, run_event::Event, run_spec::Kind,
     },
 };
 
@@ -85,7 +85,7 @@ struct World {
 }
 
 impl World {
-    fn new(hosts: usize, kind: Kind) -> Self {
+    fn new(hosts: usize, kind: &Kind) -> Self {
         let mut ids = CountedIds(0);
         let hosts: Vec<HostId> = (0..hosts).map(|_| ids.next()).collect();
         let run: RunId = ids.next();
@@ -130,7 +130,11 @@ impl World {
     fn runbook(hosts: usize, mode: RunMode) -> Self {
         Self::new(
             hosts,
-            Kind::Runbook(RunbookCall { id: "stopped".to_owned(), mode: mode.into(), ..RunbookCall::default() }),
+            &Kind::Runbook(RunbookCall {
+                id: "stopped".to_owned(),
+                mode: mode.into(),
+                ..RunbookCall::default()
+            }),
         )
     }
 
@@ -179,7 +183,8 @@ impl World {
             .cloned()
             .collect();
         let Some(effect) = reachable.get(pick % reachable.len().max(1)) else {
-            let Some(Effect::WakeAt(at)) = effects.iter().find(|effect| matches!(effect, Effect::WakeAt(_))) else {
+            let Some(Effect::WakeAt(at)) = effects.iter().find(|effect| matches!(effect, Effect::WakeAt(_)))
+            else {
                 panic!("waits for nothing: {effects:?}");
             };
             self.now_ms = self.now_ms.max(*at);
@@ -314,7 +319,8 @@ fn a_canary_that_does_not_recover_stops_the_rollout() {
     world.sign().unwrap();
     assert_eq!(world.finish().0, RunVerdict::Unresolved);
     assert_eq!(world.effects.len(), 1, "only the canary was touched");
-    let outcomes: Vec<_> = world.state.tasks().iter().map(|task| task.outcome.as_ref().unwrap().status()).collect();
+    let outcomes: Vec<_> =
+        world.state.tasks().iter().map(|task| task.outcome.as_ref().unwrap().status()).collect();
     assert_eq!(outcomes, [OutcomeStatus::Succeeded, OutcomeStatus::Cancelled, OutcomeStatus::Cancelled]);
 }
 
@@ -349,7 +355,7 @@ fn signatures_that_do_not_fit_are_rejected() {
 #[test]
 fn a_single_operation_reports_each_host() {
     let load = Request { operation: Some(request::Operation::HostLoad(HostLoadRequest {})) };
-    let mut world = World::new(3, Kind::Operation(load));
+    let mut world = World::new(3, &Kind::Operation(load));
     world.connected.remove(&world.hosts[2]);
     assert_eq!(world.finish(), (RunVerdict::Unreachable, "1 of 3 unreachable".to_owned()));
 }
@@ -358,7 +364,7 @@ fn a_single_operation_reports_each_host() {
 fn an_order_to_a_host_that_never_comes_expires_and_one_that_was_sent_is_in_doubt() {
     let exec = ExecRequest { program: "uptime".to_owned(), args: vec![] };
     let exec = Request { operation: Some(request::Operation::Exec(exec)) };
-    let mut world = World::new(2, Kind::Operation(exec));
+    let mut world = World::new(2, &Kind::Operation(exec));
     world.connected.remove(&world.hosts[1]);
     world.input(Input::Tick).unwrap();
     world.sign().unwrap();

@@ -1,8 +1,6 @@
 //! How a run ends.
 
-use vigie_proto::v1::{
-    FindingState, OutcomeStatus, RunMode, RunVerdict, run_event::Event,
-};
+use vigie_proto::v1::{FindingState, OutcomeStatus, RunMode, RunVerdict, run_event::Event};
 
 use super::{
     State,
@@ -31,14 +29,18 @@ fn judge(state: &State) -> (RunVerdict, String) {
             let bad = plan.entries.iter().filter(|entry| progress(state, entry) == Progress::Bad).count();
             let left = confirmed.saturating_sub(plan.entries.len());
             return match (bad, left, unreachable) {
-                (1.., ..) => (RunVerdict::Unresolved, format!("{bad} of {} not repaired", plan.entries.len())),
-                (0, _, 1..) => (RunVerdict::Unreachable, format!("{unreachable} targets could not be asked")),
-                (0, 1.., 0) => (RunVerdict::Findings, format!("{left} targets need a person")),
+                (1.., ..) => {
+                    (RunVerdict::Unresolved, format!("{bad} of {} not repaired", plan.entries.len()))
+                }
+                (0, _, 1..) => {
+                    (RunVerdict::Unreachable, format!("{} could not be asked", targets(unreachable)))
+                }
+                (0, 1.., 0) => (RunVerdict::Findings, format!("{} for a person to mend", targets(left))),
                 (0, 0, 0) => (RunVerdict::Resolved, format!("{} repaired and verified", plan.entries.len())),
             };
         }
         return match (unreachable, confirmed) {
-            (1.., _) => (RunVerdict::Unreachable, format!("{unreachable} targets could not be asked")),
+            (1.., _) => (RunVerdict::Unreachable, format!("{} could not be asked", targets(unreachable))),
             (0, 1..) => {
                 let rest = match state.mode() {
                     RunMode::Diagnose => "",
@@ -70,6 +72,10 @@ fn outcomes(state: &State) -> impl Iterator<Item = OutcomeStatus> {
     let acted = state.tasks().iter().any(|task| task.outcome.is_some());
     let probes = state.targets.iter().flat_map(|target| target.evidence.values()).filter(move |_| !acted);
     tasks.chain(probes).map(vigie_proto::v1::Outcome::status)
+}
+
+fn targets(number: usize) -> String {
+    if number == 1 { "1 target".to_owned() } else { format!("{number} targets") }
 }
 
 fn is_ill(target: &super::TargetState) -> bool {

@@ -1,6 +1,7 @@
 //! What the world should be asked to do, where a run stands.
 
 use vigie_proto::{
+    descriptors,
     id::HostId,
     operation::Operation,
     v1::{ProbePurpose, Request, RunPhase, run_spec::Kind},
@@ -65,7 +66,12 @@ pub(super) fn diagnosis(state: &State) -> Vec<Asked> {
             .filter(|(_, target)| target.conclusion.is_none())
             .flat_map(|(place, target)| {
                 runbook.probes(&target.target.stack).into_iter().map(move |probe| Asked {
-                    key: ProbeKey { target: place, probe: probe.id, purpose: ProbePurpose::Diagnosis, round: 0 },
+                    key: ProbeKey {
+                        target: place,
+                        probe: probe.id,
+                        purpose: ProbePurpose::Diagnosis,
+                        round: 0,
+                    },
                     request: probe.request,
                     timeout_ms: probe.timeout_ms,
                     after: probe.after,
@@ -75,8 +81,13 @@ pub(super) fn diagnosis(state: &State) -> Vec<Asked> {
             .collect(),
         (None, Some(Kind::Operation(request))) => targets
             .map(|(place, target)| Asked {
-                key: ProbeKey { target: place, probe: String::new(), purpose: ProbePurpose::Diagnosis, round: 0 },
-                request: plan::for_stack(request, &target.target.stack),
+                key: ProbeKey {
+                    target: place,
+                    probe: String::new(),
+                    purpose: ProbePurpose::Diagnosis,
+                    round: 0,
+                },
+                request: descriptors::with_stack(request, &target.target.stack),
                 timeout_ms: timeout(request, state.spec().timeout_ms),
                 after: Vec::new(),
                 not_before_ms: 0,
@@ -91,9 +102,8 @@ pub(super) fn timeout(request: &Request, asked_for: u32) -> u32 {
     if asked_for != 0 {
         return asked_for;
     }
-    Operation::of(request).map_or(10_000, |operation| {
-        u32::try_from(operation.timeout().as_millis()).unwrap_or(u32::MAX)
-    })
+    Operation::of(request)
+        .map_or(10_000, |operation| u32::try_from(operation.timeout().as_millis()).unwrap_or(u32::MAX))
 }
 
 /// Everything that the run waits for the world to do. Empty for a closed run, and for one that waits for a person.
@@ -117,7 +127,12 @@ pub fn wanted(state: &State, now_ms: i64, connected: &dyn Fn(HostId) -> bool) ->
         }
         let host = state.targets[asked.key.target].host;
         wake(asked.deadline_ms(state, connected(host)));
-        effects.push(Effect::Probe { key: asked.key, host, request: asked.request, timeout_ms: asked.timeout_ms });
+        effects.push(Effect::Probe {
+            key: asked.key,
+            host,
+            request: asked.request,
+            timeout_ms: asked.timeout_ms,
+        });
     }
     if tasks {
         if let Some(plan) = &state.plan {

@@ -112,10 +112,7 @@ mod tests {
             ("[2001:db8::1]:7443", "2001:db8::1"),
         ] {
             let address: Address = text.parse().unwrap();
-            assert_eq!(
-                (address.host().as_str(), address.to_string().as_str()),
-                (host, text)
-            );
+            assert_eq!((address.host().as_str(), address.to_string().as_str()), (host, text));
             address.server_name().unwrap();
         }
         assert_eq!(

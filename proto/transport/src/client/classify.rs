@@ -10,27 +10,18 @@ use crate::tls::Rejection;
 
 impl ConnectError {
     pub(super) fn timeout(address: &Address, stage: Stage) -> Self {
-        Self::Timeout {
-            address: address.clone(),
-            stage,
-        }
+        Self::Timeout { address: address.clone(), stage }
     }
 
     pub(super) fn resolve(address: &Address, source: io::Error) -> Self {
-        Self::Resolve {
-            host: address.host(),
-            source: Arc::new(source),
-        }
+        Self::Resolve { host: address.host(), source: Arc::new(source) }
     }
 
     pub(super) fn tcp(address: &Address, source: io::Error) -> Self {
         let (address, source) = (address.clone(), Arc::new(source));
         match source.kind() {
             io::ErrorKind::ConnectionRefused => Self::Refused { address, source },
-            io::ErrorKind::TimedOut => Self::Timeout {
-                address,
-                stage: Stage::Tcp,
-            },
+            io::ErrorKind::TimedOut => Self::Timeout { address, stage: Stage::Tcp },
             _ => Self::Unreachable { address, source },
         }
     }
@@ -38,21 +29,11 @@ impl ConnectError {
     /// tokio-rustls puts rustls' error inside an `io::Error`, whose `source` skips it; `get_ref`
     /// does not.
     pub(super) fn handshake(address: &Address, source: io::Error) -> Self {
-        match source
-            .get_ref()
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-        {
-            Some(error) => Self::rustls(address.clone(), error.clone()).unwrap_or_else(|address| Self::Tls {
-                address,
-                source: Arc::new(source),
-            }),
-            None if is_close(source.kind()) => Self::Closed {
-                address: address.clone(),
-            },
-            None => Self::Tls {
-                address: address.clone(),
-                source: Arc::new(source),
-            },
+        match source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(error) => Self::rustls(address.clone(), error.clone())
+                .unwrap_or_else(|address| Self::Tls { address, source: Arc::new(source) }),
+            None if is_close(source.kind()) => Self::Closed { address: address.clone() },
+            None => Self::Tls { address: address.clone(), source: Arc::new(source) },
         }
     }
 
@@ -61,14 +42,10 @@ impl ConnectError {
         use CertificateError as C;
         if let Some(rejection) = Rejection::find(&source).cloned() {
             return Ok(match rejection {
-                Rejection::Pin { .. } => Self::Pin {
-                    address,
-                    source: rejection,
-                },
-                Rejection::Identity(_) | Rejection::Role { .. } => Self::Impostor {
-                    address,
-                    source: rejection,
-                },
+                Rejection::Pin { .. } => Self::Pin { address, source: rejection },
+                Rejection::Identity(_) | Rejection::Role { .. } => {
+                    Self::Impostor { address, source: rejection }
+                }
             });
         }
         match &source {
@@ -78,10 +55,9 @@ impl ConnectError {
                 C::NotValidForName | C::NotValidForNameContext { .. } => Ok(Self::Name { address, source }),
                 _ => Ok(Self::Untrusted { address, source }),
             },
-            rustls::Error::AlertReceived(alert) if is_refusal(*alert) => Ok(Self::CertificateRefused {
-                address,
-                alert: *alert,
-            }),
+            rustls::Error::AlertReceived(alert) if is_refusal(*alert) => {
+                Ok(Self::CertificateRefused { address, alert: *alert })
+            }
             rustls::Error::InvalidMessage(_)
             | rustls::Error::PeerIncompatible(_)
             | rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => {
@@ -105,10 +81,7 @@ impl ConnectError {
 /// How the end of a connection looks, depending on what was under way.
 fn is_close(kind: io::ErrorKind) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    matches!(
-        kind,
-        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
-    )
+    matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 /// The alerts by which a server says that it does not like a client's certificate (RFC 8446,

@@ -24,9 +24,7 @@ pub(super) async fn dial(
     let deadline = Instant::now() + DEADLINE;
     let tcp = reach(&address, deadline).await?;
     let secured = timeout_at(deadline, secure(&address, tls, tcp)).await;
-    secured
-        .unwrap_or_else(|_| Err(ConnectError::timeout(&address, Stage::Tls)))
-        .map(TokioIo::new)
+    secured.unwrap_or_else(|_| Err(ConnectError::timeout(&address, Stage::Tls))).map(TokioIo::new)
 }
 
 /// Resolves and connects. Each address gets its share of the time that is left, so that a dead IPv6
@@ -44,8 +42,7 @@ async fn reach(address: &Address, deadline: Instant) -> Result<TcpStream, Connec
         let share = remaining / u32::try_from(candidates.len() - tried).unwrap_or(u32::MAX);
         match timeout_at(Instant::now() + share, TcpStream::connect(candidate)).await {
             Ok(Ok(tcp)) => {
-                tcp.set_nodelay(true)
-                    .map_err(|source| ConnectError::tcp(address, source))?;
+                tcp.set_nodelay(true).map_err(|source| ConnectError::tcp(address, source))?;
                 return Ok(tcp);
             }
             Ok(Err(source)) => failure = ConnectError::tcp(address, source),
@@ -72,18 +69,11 @@ async fn secure(
         .await
         .map_err(|source| ConnectError::handshake(address, source))?;
     if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
-        return Err(ConnectError::NotHttp2 {
-            address: address.clone(),
-        });
+        return Err(ConnectError::NotHttp2 { address: address.clone() });
     }
-    let greeting = stream
-        .fill_buf()
-        .await
-        .map_err(|source| ConnectError::handshake(address, source))?;
+    let greeting = stream.fill_buf().await.map_err(|source| ConnectError::handshake(address, source))?;
     match greeting.is_empty() {
-        true => Err(ConnectError::Closed {
-            address: address.clone(),
-        }),
+        true => Err(ConnectError::Closed { address: address.clone() }),
         false => Ok(stream),
     }
 }

@@ -21,15 +21,9 @@ pub enum ConnectError {
     #[error("the name `{host}` has no address")]
     NoAddress { host: String },
     #[error("{address} refuses connections")]
-    Refused {
-        address: Address,
-        source: Arc<io::Error>,
-    },
+    Refused { address: Address, source: Arc<io::Error> },
     #[error("{address} cannot be reached")]
-    Unreachable {
-        address: Address,
-        source: Arc<io::Error>,
-    },
+    Unreachable { address: Address, source: Arc<io::Error> },
     #[error("{address} did not answer in time ({stage})")]
     Timeout { address: Address, stage: Stage },
     #[error("{address} is not the controller that was pinned")]
@@ -45,10 +39,7 @@ pub enum ConnectError {
     #[error("{address} has a certificate that is not valid yet")]
     NotYetValid { address: Address, source: rustls::Error },
     #[error("{address} refuses our certificate ({alert:?})")]
-    CertificateRefused {
-        address: Address,
-        alert: AlertDescription,
-    },
+    CertificateRefused { address: Address, alert: AlertDescription },
     #[error("{address} does not speak TLS 1.3")]
     NotTls { address: Address, source: rustls::Error },
     #[error("{address} does not speak HTTP/2")]
@@ -56,10 +47,7 @@ pub enum ConnectError {
     #[error("{address} closed the connection right after the handshake")]
     Closed { address: Address },
     #[error("the TLS handshake with {address} failed")]
-    Tls {
-        address: Address,
-        source: Arc<io::Error>,
-    },
+    Tls { address: Address, source: Arc<io::Error> },
     #[error("the connection failed")]
     Transport(#[source] Arc<tonic::transport::Error>),
 }

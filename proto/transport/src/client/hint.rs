@@ -12,16 +12,9 @@ impl ConnectError {
             }
             Self::Refused { .. } => "check that the controller runs and that the port is right",
             Self::Unreachable { .. } => "check this machine's network and its route to the controller",
-            Self::Timeout {
-                stage: Stage::Resolve,
-                ..
-            } => "check this machine's DNS",
-            Self::Timeout {
-                stage: Stage::Tcp, ..
-            } => "check the firewalls between here and the controller",
-            Self::Timeout {
-                stage: Stage::Tls, ..
-            } => {
+            Self::Timeout { stage: Stage::Resolve, .. } => "check this machine's DNS",
+            Self::Timeout { stage: Stage::Tcp, .. } => "check the firewalls between here and the controller",
+            Self::Timeout { stage: Stage::Tls, .. } => {
                 "something accepts connections there but says nothing; check that the port is the \
                  controller's, and its load"
             }
@@ -45,17 +38,13 @@ impl ConnectError {
                  certificate"
             }
             Self::NotYetValid { .. } => "check this machine's clock",
-            Self::CertificateRefused {
-                alert: AlertDescription::CertificateExpired,
-                ..
-            } => {
+            Self::CertificateRefused { alert: AlertDescription::CertificateExpired, .. } => {
                 "our certificate is too old to be renewed; enrol or log in again, and check this \
                  machine's clock"
             }
-            Self::CertificateRefused {
-                alert: AlertDescription::CertificateRequired,
-                ..
-            } => "this port asks for a certificate and we have none; enrol or log in first",
+            Self::CertificateRefused { alert: AlertDescription::CertificateRequired, .. } => {
+                "this port asks for a certificate and we have none; enrol or log in first"
+            }
             Self::CertificateRefused { .. } => {
                 "our certificate is for another port, another fleet, or was revoked; check the \
                  address, then enrol or log in again"

@@ -17,10 +17,7 @@ const LONGEST: u64 = 256 * 1024;
 /// A symbolic link at `path` is replaced, not followed. Whatever fails, the temporary file is
 /// removed.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    let failed = |source| FileError::Write {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| FileError::Write { path: path.to_owned(), source };
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -33,9 +30,7 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     file.write_all(bytes).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(failed)
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
 }
 
 /// Reads a text file that only its owner may read; a wider mode is an error, for the secret in it
@@ -43,17 +38,9 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 pub fn read_private(path: &Path) -> Result<Zeroizing<String>, FileError> {
     let file = open(path)?;
     // Of the open file, not of the path: between two looks at a path, it can become another file.
-    let mode = file
-        .metadata()
-        .map_err(|source| read_failed(path, source))?
-        .permissions()
-        .mode()
-        & 0o777;
+    let mode = file.metadata().map_err(|source| read_failed(path, source))?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(FileError::Exposed {
-            path: path.to_owned(),
-            mode,
-        });
+        return Err(FileError::Exposed { path: path.to_owned(), mode });
     }
     read(path, &file)
 }
@@ -65,14 +52,8 @@ pub fn read_public(path: &Path) -> Result<String, FileError> {
 
 fn open(path: &Path) -> Result<File, FileError> {
     File::open(path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => FileError::Missing {
-            path: path.to_owned(),
-            source,
-        },
-        io::ErrorKind::PermissionDenied => FileError::Denied {
-            path: path.to_owned(),
-            source,
-        },
+        io::ErrorKind::NotFound => FileError::Missing { path: path.to_owned(), source },
+        io::ErrorKind::PermissionDenied => FileError::Denied { path: path.to_owned(), source },
         _ => read_failed(path, source),
     })
 }
@@ -81,22 +62,15 @@ fn read(path: &Path, file: &File) -> Result<Zeroizing<String>, FileError> {
     let length = file.metadata().map_or(0, |metadata| metadata.len().min(LONGEST));
     // Sized at once, so that no outgrown copy of a secret stays behind in freed memory.
     let mut text = Zeroizing::new(String::with_capacity(usize::try_from(length).unwrap_or(0) + 1));
-    file.take(LONGEST + 1)
-        .read_to_string(&mut text)
-        .map_err(|source| read_failed(path, source))?;
+    file.take(LONGEST + 1).read_to_string(&mut text).map_err(|source| read_failed(path, source))?;
     match text.len() as u64 > LONGEST {
-        true => Err(FileError::TooLong {
-            path: path.to_owned(),
-        }),
+        true => Err(FileError::TooLong { path: path.to_owned() }),
         false => Ok(text),
     }
 }
 
 fn read_failed(path: &Path, source: io::Error) -> FileError {
-    FileError::Read {
-        path: path.to_owned(),
-        source,
-    }
+    FileError::Read { path: path.to_owned(), source }
 }
 
 /// Why a file was not read or written. Each text names the file and, where there is one, the remedy.

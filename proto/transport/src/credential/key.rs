@@ -36,10 +36,8 @@ impl PrivateKey {
 
     /// Reads a key file, which nobody but its owner may be able to read.
     pub fn load(path: &Path) -> Result<Self, LoadError> {
-        Self::from_pem(&read_private(path)?).map_err(|source| LoadError::Key {
-            path: path.to_owned(),
-            source,
-        })
+        Self::from_pem(&read_private(path)?)
+            .map_err(|source| LoadError::Key { path: path.to_owned(), source })
     }
 
     /// Writes a key file, with [`write_private`]'s care.

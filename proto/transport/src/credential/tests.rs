@@ -8,10 +8,7 @@ use super::*;
 fn credential() -> Credential {
     let key = PrivateKey::generate().unwrap();
     let pair = KeyPair::from_pem(&key.to_pem()).unwrap();
-    let certificate = CertificateParams::new(vec!["vps1".to_owned()])
-        .unwrap()
-        .self_signed(&pair)
-        .unwrap();
+    let certificate = CertificateParams::new(vec!["vps1".to_owned()]).unwrap().self_signed(&pair).unwrap();
     Credential::new(vec![certificate.der().clone()], key).unwrap()
 }
 
@@ -20,13 +17,7 @@ fn a_key_survives_pem_and_says_nothing_in_debug() {
     let key = PrivateKey::generate().unwrap();
     let text = key.to_pem();
     assert_eq!(*PrivateKey::from_pem(&text).unwrap().to_pem(), *text);
-    assert_eq!(
-        *text,
-        KeyPair::from_pem(&text)
-            .unwrap()
-            .serialize_pem()
-            .replace("\r\n", "\n")
-    );
+    assert_eq!(*text, KeyPair::from_pem(&text).unwrap().serialize_pem().replace("\r\n", "\n"));
     assert_eq!(format!("{key:?}"), "PrivateKey(..)");
 }
 
@@ -56,11 +47,7 @@ fn a_private_file_is_replaced_whole_and_stays_private() {
         assert_eq!(fs::read(&path).unwrap(), bytes);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
-    assert_eq!(
-        fs::read_dir(&directory).unwrap().count(),
-        1,
-        "a temporary file stayed"
-    );
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 1, "a temporary file stayed");
 }
 
 #[test]
@@ -71,12 +58,7 @@ fn a_key_that_others_can_read_is_refused_with_the_remedy() {
     for mode in [0o640, 0o604, 0o660] {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         let error = Credential::load(&path, &path).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains(&format!("run `chmod 600 {}`", path.display())),
-            "{error}"
-        );
+        assert!(error.to_string().contains(&format!("run `chmod 600 {}`", path.display())), "{error}");
     }
 }
 

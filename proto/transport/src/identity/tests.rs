@@ -51,10 +51,7 @@ fn refuses_each_fault_by_name() {
 fn refuses_bytes_that_are_no_certificate() {
     for bytes in [&b""[..], b"\x30\x03\x02\x01\x00", &[0xff; 64]] {
         let certificate = CertificateDer::from(bytes);
-        assert_eq!(
-            Identity::from_certificate(&certificate),
-            Err(IdentityError::Certificate(Malformed))
-        );
+        assert_eq!(Identity::from_certificate(&certificate), Err(IdentityError::Certificate(Malformed)));
     }
 }
 

@@ -51,9 +51,7 @@ fn admit(admits: Admits, certificate: Option<&PeerCertificate>) -> Result<(), Ha
         (Admits::Roles(_), None) => Err(HandshakeError::Anonymous),
         (Admits::Roles(roles), Some(certificate)) => match roles.contains(&certificate.identity.role()) {
             true => Ok(()),
-            false => Err(HandshakeError::Role {
-                identity: certificate.identity.clone(),
-            }),
+            false => Err(HandshakeError::Role { identity: certificate.identity.clone() }),
         },
     }
 }

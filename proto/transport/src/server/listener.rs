@@ -79,10 +79,7 @@ impl Listener {
         let (sender, ready) = mpsc::channel(READY);
         let mut accepting = JoinSet::new();
         accepting.spawn(self.accept(sender));
-        Incoming {
-            ready,
-            _accepting: accepting,
-        }
+        Incoming { ready, _accepting: accepting }
     }
 
     /// Accepts and shakes hands, each in its own task, so that a silent client delays nobody but itself.

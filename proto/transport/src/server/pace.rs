@@ -16,11 +16,7 @@ const PATIENCE_WHEN_BUSY: Duration = Duration::from_secs(2);
 
 /// How long the next handshake may take, by how many there are.
 pub(super) fn patience(under_way: usize) -> Duration {
-    if under_way > HANDSHAKES / 2 {
-        PATIENCE_WHEN_BUSY
-    } else {
-        PATIENCE
-    }
+    if under_way > HANDSHAKES / 2 { PATIENCE_WHEN_BUSY } else { PATIENCE }
 }
 
 /// How long to wait after the `earlier + 1`st failure in a row to accept.
@@ -43,10 +39,7 @@ mod tests {
     #[test]
     fn a_lack_of_descriptors_slows_accepting_down_and_a_lost_client_does_not() {
         let exhausted = io::Error::from_raw_os_error(24);
-        assert_eq!(
-            [0, 1, 7, u32::MAX].map(|n| pause(&exhausted, n).as_millis()),
-            [10, 20, 1280, 1280]
-        );
+        assert_eq!([0, 1, 7, u32::MAX].map(|n| pause(&exhausted, n).as_millis()), [10, 20, 1280, 1280]);
         assert_eq!(pause(&io::ErrorKind::ConnectionAborted.into(), 9), Duration::ZERO);
     }
 

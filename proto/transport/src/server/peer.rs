@@ -59,11 +59,7 @@ impl PeerCertificate {
     /// its certificate.
     pub fn is_expired(&self, now: SystemTime) -> bool {
         let Self { not_after, .. } = *self;
-        Validity {
-            not_before: i64::MIN,
-            not_after,
-        }
-        .is_over(now)
+        Validity { not_before: i64::MIN, not_after }.is_over(now)
     }
 }
 

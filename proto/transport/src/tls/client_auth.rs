@@ -55,9 +55,7 @@ impl ClientCertVerifier for ClientVerifier {
         chain: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self
-            .webpki
-            .verify_client_cert(leaf, chain, self.moment(leaf, now))?;
+        let verified = self.webpki.verify_client_cert(leaf, chain, self.moment(leaf, now))?;
         match Identity::from_certificate(leaf) {
             Ok(_) => Ok(verified),
             // The variant that rustls turns into the alert `access_denied`.

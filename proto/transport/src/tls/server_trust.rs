@@ -34,17 +34,11 @@ impl ServerVerifier {
         let webpki = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
             .build()
             .map_err(TlsConfigError::Verifier)?;
-        Ok(Self {
-            anchor: Anchor::Roots(webpki),
-            provider,
-        })
+        Ok(Self { anchor: Anchor::Roots(webpki), provider })
     }
 
     pub(super) fn with_pin(pin: Pin, provider: Arc<CryptoProvider>) -> Self {
-        Self {
-            anchor: Anchor::Pin(pin),
-            provider,
-        }
+        Self { anchor: Anchor::Pin(pin), provider }
     }
 
     /// The verifier for this chain: ours, or one made for the presented CA that has the pinned key.
@@ -58,11 +52,7 @@ impl ServerVerifier {
         };
         let pinned = chain.iter().find(|certificate| Pin::of(certificate) == Ok(pin));
         let mut roots = RootCertStore::empty();
-        roots.add(
-            pinned
-                .ok_or_else(|| reject(Rejection::Pin { expected: pin }))?
-                .clone(),
-        )?;
+        roots.add(pinned.ok_or_else(|| reject(Rejection::Pin { expected: pin }))?.clone())?;
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
             .build()
             .map_err(|error| Error::General(error.to_string()))
@@ -78,9 +68,7 @@ impl ServerCertVerifier for ServerVerifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verified = self
-            .webpki(chain)?
-            .verify_server_cert(leaf, chain, name, ocsp, now)?;
+        let verified = self.webpki(chain)?.verify_server_cert(leaf, chain, name, ocsp, now)?;
         let identity = Identity::from_certificate(leaf).map_err(|error| reject(error.into()))?;
         match identity.role() {
             Role::Controller => Ok(verified),
@@ -104,18 +92,11 @@ impl ServerCertVerifier for ServerVerifier {
         leaf: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            leaf,
-            signed,
-            &self.provider.signature_verification_algorithms,
-        )
+        verify_tls13_signature(message, leaf, signed, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

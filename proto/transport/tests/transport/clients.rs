@@ -22,10 +22,7 @@ async fn alert(fleet: &Fleet, tls: Arc<ClientConfig>) -> AlertDescription {
 async fn no_certificate_is_refused_and_the_client_learns_it_while_connecting() {
     let fleet = Fleet::new();
     let anonymous = client_config(fleet.trust(), None).unwrap();
-    assert_eq!(
-        alert(&fleet, anonymous).await,
-        AlertDescription::CertificateRequired
-    );
+    assert_eq!(alert(&fleet, anonymous).await, AlertDescription::CertificateRequired);
 }
 
 #[tokio::test]
@@ -33,10 +30,9 @@ async fn another_ca_is_refused() {
     let fleet = Fleet::new();
     // A CA with the right name and another key gets as far as its signature: a controller set up
     // anew looks so.
-    for (name, expected) in [
-        ("stranger", AlertDescription::UnknownCA),
-        ("agents", AlertDescription::DecryptError),
-    ] {
+    for (name, expected) in
+        [("stranger", AlertDescription::UnknownCA), ("agents", AlertDescription::DecryptError)]
+    {
         let stranger = Authority::named(name).issue(Leaf::of(&[AGENT]));
         assert_eq!(alert(&fleet, fleet.client(&stranger)).await, expected);
     }
@@ -45,53 +41,31 @@ async fn another_ca_is_refused() {
 #[tokio::test]
 async fn an_expired_certificate_is_refused() {
     let fleet = Fleet::new();
-    let expired = fleet.agents.issue(Leaf {
-        expired_for: 1,
-        ..Leaf::of(&[AGENT])
-    });
-    assert_eq!(
-        alert(&fleet, fleet.client(&expired)).await,
-        AlertDescription::CertificateExpired
-    );
+    let expired = fleet.agents.issue(Leaf { expired_for: 1, ..Leaf::of(&[AGENT]) });
+    assert_eq!(alert(&fleet, fleet.client(&expired)).await, AlertDescription::CertificateExpired);
 }
 
 #[tokio::test]
 async fn a_certificate_that_names_nobody_is_refused() {
     let fleet = Fleet::new();
-    for uris in [
-        &[][..],
-        &[AGENT, "spiffe://fleet.test/agent/vps2"],
-        &["spiffe://fleet.test/agent/a/../b"],
-    ] {
+    for uris in [&[][..], &[AGENT, "spiffe://fleet.test/agent/vps2"], &["spiffe://fleet.test/agent/a/../b"]] {
         let nobody = fleet.agents.issue(Leaf::of(uris));
-        assert_eq!(
-            alert(&fleet, fleet.client(&nobody)).await,
-            AlertDescription::AccessDenied,
-            "{uris:?}"
-        );
+        assert_eq!(alert(&fleet, fleet.client(&nobody)).await, AlertDescription::AccessDenied, "{uris:?}");
     }
 }
 
 #[tokio::test]
 async fn a_ca_certificate_is_refused() {
     let fleet = Fleet::new();
-    let authority = fleet.agents.issue(Leaf {
-        authority: true,
-        ..Leaf::of(&[AGENT])
-    });
+    let authority = fleet.agents.issue(Leaf { authority: true, ..Leaf::of(&[AGENT]) });
     // webpki refuses it before we look; `CertificateUnknown` is rustls' alert for its "other" errors.
-    assert_eq!(
-        alert(&fleet, fleet.client(&authority)).await,
-        AlertDescription::CertificateUnknown
-    );
+    assert_eq!(alert(&fleet, fleet.client(&authority)).await, AlertDescription::CertificateUnknown);
 }
 
 #[tokio::test]
 async fn another_role_is_shown_the_door() {
     let fleet = Fleet::new();
-    let operator = fleet
-        .agents
-        .issue(Leaf::of(&["spiffe://fleet.test/operator/alice"]));
+    let operator = fleet.agents.issue(Leaf::of(&["spiffe://fleet.test/operator/alice"]));
     let error = fleet.serve().connect(fleet.client(&operator)).await.unwrap_err();
     assert!(matches!(error, ConnectError::Closed { .. }), "{error:?}");
 }
@@ -108,34 +82,19 @@ async fn a_configuration_that_forgot_to_ask_admits_nobody() {
 async fn a_forgiving_listener_lets_the_late_in_and_says_so() {
     let fleet = Fleet::new();
     let grace = Duration::from_secs(10 * 24 * 3600);
-    let auth = ClientAuth::Forgiving {
-        roots: vec![fleet.agents.root()],
-        grace,
-    };
+    let auth = ClientAuth::Forgiving { roots: vec![fleet.agents.root()], grace };
     let server = Running::new(&fleet.controller, auth, AGENTS);
     for (expired_for, expected) in [(-1, "false"), (9, "true")] {
-        let credential = fleet.agents.issue(Leaf {
-            expired_for,
-            ..Leaf::of(&[AGENT])
-        });
+        let credential = fleet.agents.issue(Leaf { expired_for, ..Leaf::of(&[AGENT]) });
         let channel = server.connect(fleet.client(&credential)).await.unwrap();
         assert_eq!(call(channel, "/").await.unwrap().headers()["expired"], expected);
     }
     for credential in [
-        fleet.agents.issue(Leaf {
-            expired_for: 11,
-            ..Leaf::of(&[AGENT])
-        }),
-        Authority::stranger().issue(Leaf {
-            expired_for: 9,
-            ..Leaf::of(&[AGENT])
-        }),
+        fleet.agents.issue(Leaf { expired_for: 11, ..Leaf::of(&[AGENT]) }),
+        Authority::stranger().issue(Leaf { expired_for: 9, ..Leaf::of(&[AGENT]) }),
     ] {
         let error = server.connect(fleet.client(&credential)).await.unwrap_err();
-        assert!(
-            matches!(error, ConnectError::CertificateRefused { .. }),
-            "{error:?}"
-        );
+        assert!(matches!(error, ConnectError::CertificateRefused { .. }), "{error:?}");
     }
 }
 

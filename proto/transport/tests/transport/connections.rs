@@ -40,30 +40,16 @@ async fn a_reload_counts_for_new_connections_and_leaves_old_ones() {
     let old = server.connect(fleet.client(&fleet.agent)).await.unwrap();
 
     let successor = Authority::stranger();
-    let auth = ClientAuth::Required {
-        roots: vec![successor.root()],
-    };
-    server
-        .config
-        .send(server_config(&fleet.controller, auth).unwrap())
-        .unwrap();
+    let auth = ClientAuth::Required { roots: vec![successor.root()] };
+    server.config.send(server_config(&fleet.controller, auth).unwrap()).unwrap();
 
     let error = server.connect(fleet.client(&fleet.agent)).await.unwrap_err();
     assert!(
-        matches!(
-            error,
-            ConnectError::CertificateRefused {
-                alert: AlertDescription::UnknownCA,
-                ..
-            }
-        ),
+        matches!(error, ConnectError::CertificateRefused { alert: AlertDescription::UnknownCA, .. }),
         "{error:?}"
     );
     let renewed = successor.issue(Leaf::of(&[AGENT]));
-    assert_eq!(
-        seen(server.connect(fleet.client(&renewed)).await.unwrap()).await,
-        AGENT
-    );
+    assert_eq!(seen(server.connect(fleet.client(&renewed)).await.unwrap()).await, AGENT);
     assert_eq!(seen(old).await, AGENT);
 }
 
@@ -94,12 +80,7 @@ async fn a_connection_carries_64_calls_at_once() {
         calls.spawn(async move { call(channel, "/slow").await.unwrap() });
     }
     let under_way = |answer: http::Response<Body>| answer.headers()["under-way"].to_str().unwrap().parse();
-    let most = calls
-        .join_all()
-        .await
-        .into_iter()
-        .map(|answer| under_way(answer).unwrap())
-        .max();
+    let most = calls.join_all().await.into_iter().map(|answer| under_way(answer).unwrap()).max();
     assert_eq!(most, Some(64_u32));
 }
 
@@ -109,16 +90,10 @@ async fn long_headers_are_refused_and_the_connection_lives() {
     let server = fleet.serve();
     let mut channel = server.connect(fleet.client(&fleet.agent)).await.unwrap();
     for (length, accepted) in [(8 * 1024, true), (32 * 1024, false)] {
-        let request = http::Request::post("/")
-            .header("filler", "a".repeat(length))
-            .body(Body::empty())
-            .unwrap();
+        let request =
+            http::Request::post("/").header("filler", "a".repeat(length)).body(Body::empty()).unwrap();
         let answer = channel.ready().await.unwrap().call(request).await;
-        assert_eq!(
-            answer.is_ok_and(|answer| answer.status().is_success()),
-            accepted,
-            "{length}"
-        );
+        assert_eq!(answer.is_ok_and(|answer| answer.status().is_success()), accepted, "{length}");
     }
     assert_eq!(seen(channel).await, AGENT);
 }

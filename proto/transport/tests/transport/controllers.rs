@@ -16,10 +16,7 @@ use crate::support::{AGENT, AGENTS, Authority, CONTROLLER, Fleet, Leaf, Running,
 /// The client's verdict on a server that shows `credential`.
 async fn verdict(fleet: &Fleet, credential: &Credential) -> ConnectError {
     let server = Running::new(credential, fleet.required(), AGENTS);
-    server
-        .connect(fleet.client(&fleet.agent))
-        .await
-        .expect_err("the server is bad")
+    server.connect(fleet.client(&fleet.agent)).await.expect_err("the server is bad")
 }
 
 #[tokio::test]
@@ -75,21 +72,9 @@ async fn a_controller_of_another_ca_is_refused() {
 #[tokio::test]
 async fn another_role_is_no_controller() {
     let fleet = Fleet::new();
-    let agent = fleet.controllers.issue(Leaf {
-        uris: &[AGENT],
-        ..Leaf::controller()
-    });
+    let agent = fleet.controllers.issue(Leaf { uris: &[AGENT], ..Leaf::controller() });
     let error = verdict(&fleet, &agent).await;
-    assert!(
-        matches!(
-            error,
-            ConnectError::Impostor {
-                source: Rejection::Role { .. },
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert!(matches!(error, ConnectError::Impostor { source: Rejection::Role { .. }, .. }), "{error:?}");
 }
 
 #[tokio::test]
@@ -100,19 +85,9 @@ async fn one_uri_and_only_one() {
         (&[CONTROLLER, AGENT], IdentityError::ManyUris { count: 2 }),
         (&["spiffe://fleet.test/controller/%6fne"], IdentityError::Name),
     ] {
-        let error = verdict(
-            &fleet,
-            &fleet.controllers.issue(Leaf {
-                uris,
-                ..Leaf::controller()
-            }),
-        )
-        .await;
+        let error = verdict(&fleet, &fleet.controllers.issue(Leaf { uris, ..Leaf::controller() })).await;
         match error {
-            ConnectError::Impostor {
-                source: Rejection::Identity(found),
-                ..
-            } => assert_eq!(found, expected),
+            ConnectError::Impostor { source: Rejection::Identity(found), .. } => assert_eq!(found, expected),
             _ => panic!("{error:?}"),
         }
     }
@@ -121,16 +96,10 @@ async fn one_uri_and_only_one() {
 #[tokio::test]
 async fn the_name_and_the_dates_count() {
     let fleet = Fleet::new();
-    let elsewhere = fleet.controllers.issue(Leaf {
-        dns: &["elsewhere.test"],
-        ..Leaf::controller()
-    });
+    let elsewhere = fleet.controllers.issue(Leaf { dns: &["elsewhere.test"], ..Leaf::controller() });
     let error = verdict(&fleet, &elsewhere).await;
     assert!(matches!(error, ConnectError::Name { .. }), "{error:?}");
-    let expired = fleet.controllers.issue(Leaf {
-        expired_for: 1,
-        ..Leaf::controller()
-    });
+    let expired = fleet.controllers.issue(Leaf { expired_for: 1, ..Leaf::controller() });
     let error = verdict(&fleet, &expired).await;
     assert!(matches!(error, ConnectError::Expired { .. }), "{error:?}");
 }
@@ -138,10 +107,7 @@ async fn the_name_and_the_dates_count() {
 #[tokio::test]
 async fn a_ca_certificate_is_no_leaf() {
     let fleet = Fleet::new();
-    let authority = fleet.controllers.issue(Leaf {
-        authority: true,
-        ..Leaf::controller()
-    });
+    let authority = fleet.controllers.issue(Leaf { authority: true, ..Leaf::controller() });
     let error = verdict(&fleet, &authority).await;
     assert!(matches!(error, ConnectError::Untrusted { .. }), "{error:?}");
 }
@@ -158,18 +124,9 @@ async fn failures_before_tls_are_told_apart() {
     let error = attempt(address).await.unwrap_err();
     assert!(matches!(error, ConnectError::Refused { .. }), "{error:?}");
 
-    let error = attempt("no-such-host.invalid:1".parse().unwrap())
-        .await
-        .unwrap_err();
+    let error = attempt("no-such-host.invalid:1".parse().unwrap()).await.unwrap_err();
     assert!(
-        matches!(
-            error,
-            ConnectError::Resolve { .. }
-                | ConnectError::Timeout {
-                    stage: Stage::Resolve,
-                    ..
-                }
-        ),
+        matches!(error, ConnectError::Resolve { .. } | ConnectError::Timeout { stage: Stage::Resolve, .. }),
         "{error:?}"
     );
 
@@ -189,19 +146,8 @@ async fn a_mute_server_is_given_up_after_five_seconds() {
     let mute = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = mute.local_addr().unwrap().to_string().parse().unwrap();
     let began = Instant::now();
-    let error = connect(address, fleet.client(&fleet.agent), Keepalive::default())
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            ConnectError::Timeout {
-                stage: Stage::Tls,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    let error = connect(address, fleet.client(&fleet.agent), Keepalive::default()).await.unwrap_err();
+    assert!(matches!(error, ConnectError::Timeout { stage: Stage::Tls, .. }), "{error:?}");
     assert!((4..7).contains(&began.elapsed().as_secs()));
 }
 
@@ -222,8 +168,5 @@ async fn a_status_after_a_lost_connection_says_why_it_stays_lost() {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(
-        matches!(explained, Some(ConnectError::Refused { .. })),
-        "{explained:?}"
-    );
+    assert!(matches!(explained, Some(ConnectError::Refused { .. })), "{explained:?}");
 }

@@ -38,10 +38,7 @@ async fn our_listener_gives_an_eager_client_nothing_to_resume_with() {
     let connector = TlsConnector::from(Arc::new(eager));
     for _ in 0..3 {
         let tcp = TcpStream::connect(server.socket).await.unwrap();
-        let mut tls = connector
-            .connect(ServerName::try_from("localhost").unwrap(), tcp)
-            .await
-            .unwrap();
+        let mut tls = connector.connect(ServerName::try_from("localhost").unwrap(), tcp).await.unwrap();
         // HTTP/2's SETTINGS come after any ticket would.
         assert!(tls.read(&mut [0; 64]).await.unwrap() > 0);
         let (_, session) = tls.get_ref();
@@ -56,9 +53,8 @@ async fn our_listener_gives_an_eager_client_nothing_to_resume_with() {
 async fn our_client_resumes_nothing_with_an_eager_server() {
     let fleet = Fleet::new();
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(store(&fleet.agents), provider.clone())
-        .build()
-        .unwrap();
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(store(&fleet.agents), provider.clone()).build().unwrap();
     let mut eager = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
@@ -73,10 +69,7 @@ async fn our_client_resumes_nothing_with_an_eager_server() {
     for _ in 0..3 {
         let client = async {
             let tcp = TcpStream::connect(address).await.unwrap();
-            let mut tls = connector
-                .connect(ServerName::try_from("localhost").unwrap(), tcp)
-                .await
-                .unwrap();
+            let mut tls = connector.connect(ServerName::try_from("localhost").unwrap(), tcp).await.unwrap();
             assert_eq!(tls.read(&mut [0; 1]).await.unwrap(), 1);
             // The eager server did offer; our side just keeps nothing.
             assert!(tls.get_ref().1.tls13_tickets_received() > 0);

@@ -41,19 +41,11 @@ pub(crate) struct Leaf<'a> {
 
 impl<'a> Leaf<'a> {
     pub(crate) fn of(uris: &'a [&'a str]) -> Self {
-        Self {
-            uris,
-            dns: &[],
-            expired_for: -1,
-            authority: false,
-        }
+        Self { uris, dns: &[], expired_for: -1, authority: false }
     }
 
     pub(crate) fn controller() -> Self {
-        Self {
-            dns: &["localhost"],
-            ..Self::of(&[CONTROLLER])
-        }
+        Self { dns: &["localhost"], ..Self::of(&[CONTROLLER]) }
     }
 }
 
@@ -87,10 +79,7 @@ impl Authority {
         let key = PrivateKey::generate().unwrap();
         let mut params =
             CertificateParams::new(leaf.dns.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
-        let uris = leaf
-            .uris
-            .iter()
-            .map(|uri| SanType::URI((*uri).try_into().unwrap()));
+        let uris = leaf.uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap()));
         params.subject_alt_names.extend(uris);
         let now = SystemTime::now();
         params.not_before = (now - 100 * DAY).into();
@@ -99,10 +88,8 @@ impl Authority {
             Err(_) => now + leaf.expired_for.unsigned_abs() * DAY,
         }
         .into();
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ClientAuth,
-            ExtendedKeyUsagePurpose::ServerAuth,
-        ];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         if leaf.authority {
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         }
@@ -125,18 +112,11 @@ impl Fleet {
         let [controllers, agents] = ["controllers", "agents"].map(Authority::named);
         let controller = controllers.issue(Leaf::controller());
         let agent = agents.issue(Leaf::of(&[AGENT]));
-        Self {
-            controllers,
-            agents,
-            controller,
-            agent,
-        }
+        Self { controllers, agents, controller, agent }
     }
 
     pub(crate) fn required(&self) -> ClientAuth {
-        ClientAuth::Required {
-            roots: vec![self.agents.root()],
-        }
+        ClientAuth::Required { roots: vec![self.agents.root()] }
     }
 
     pub(crate) fn trust(&self) -> ServerTrust {
@@ -182,12 +162,7 @@ impl Running {
                 .await
                 .unwrap();
         });
-        Self {
-            socket,
-            config,
-            _stop,
-            _serving,
-        }
+        Self { socket, config, _stop, _serving }
     }
 
     /// The name that the controllers' certificates carry.
@@ -204,21 +179,14 @@ async fn whoami(
     request: http::Request<Body>,
     under_way: Arc<AtomicUsize>,
 ) -> Result<http::Response<Body>, Infallible> {
-    let peer = request
-        .extensions()
-        .get::<Peer>()
-        .expect("a peer on every request");
+    let peer = request.extensions().get::<Peer>().expect("a peer on every request");
     let mut response = http::Response::new(Body::empty());
     if let Some(identity) = peer.identity() {
-        response
-            .headers_mut()
-            .insert("peer", identity.to_string().parse().unwrap());
+        response.headers_mut().insert("peer", identity.to_string().parse().unwrap());
     }
     if let Some(certificate) = &peer.certificate {
         let expired = certificate.is_expired(SystemTime::now());
-        response
-            .headers_mut()
-            .insert("expired", expired.to_string().parse().unwrap());
+        response.headers_mut().insert("expired", expired.to_string().parse().unwrap());
     }
     if request.uri().path() == "/slow" {
         let number = under_way.fetch_add(1, Ordering::SeqCst) + 1;
@@ -241,8 +209,5 @@ pub(crate) async fn call(
 /// Whom the server saw; empty for nobody.
 pub(crate) async fn seen(channel: Channel) -> String {
     let response = call(channel, "/").await.unwrap();
-    response
-        .headers()
-        .get("peer")
-        .map_or(String::new(), |peer| peer.to_str().unwrap().to_owned())
+    response.headers().get("peer").map_or(String::new(), |peer| peer.to_str().unwrap().to_owned())
 }

@@ -1,0 +1,194 @@
+//! What the command line and `/etc/vigie/agent.toml` say.
+//!
+//! The file is optional: it adds or corrects what the agent finds out by itself. One that does not parse stops the
+//! agent, for an agent that ignores a person's corrections is worse than one that says so.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Parser, Subcommand};
+use serde::Deserialize;
+
+/// Where a package puts the settings.
+const SETTINGS: &str = "/etc/vigie/agent.toml";
+/// Where a package puts the agent's state.
+const STATE: &str = "/var/lib/vigie";
+/// Where the Docker engine listens unless somebody moved it.
+const DOCKER: &str = "/var/run/docker.sock";
+/// Where the policy is when the settings do not say.
+pub const POLICY: &str = "/etc/vigie/policy.toml";
+
+/// The agent of Vigie: executes diagnostics and actions on this host.
+#[derive(Debug, Parser)]
+#[command(name = "vigie-agent", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Exchange a one-time join token for this host's certificate.
+    Enroll(EnrollArgs),
+    /// Serve this host until told to stop.
+    Run(RunArgs),
+    /// Look at or write this host's policy.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Print the journal: what this host was ordered to do, did and refused, each line with its place in the hash chain.
+    Journal {
+        /// Where the agent keeps its state.
+        #[arg(long, value_name = "DIR", default_value = STATE)]
+        state: PathBuf,
+    },
+}
+
+/// The token is read from a file or from standard input: arguments and environments can be read by others.
+#[derive(Debug, Args)]
+pub struct EnrollArgs {
+    /// The file with the token; standard input when left out.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Where the agent keeps its state.
+    #[arg(long, value_name = "DIR", default_value = STATE)]
+    pub state: PathBuf,
+    /// Enrol a host anew that is enrolled already.
+    #[arg(long)]
+    pub replace: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The settings; may be missing.
+    #[arg(long, value_name = "FILE", default_value = SETTINGS)]
+    pub config: PathBuf,
+    /// Where the agent keeps its state.
+    #[arg(long, value_name = "DIR", default_value = STATE)]
+    pub state: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Print what a policy allows, or what is wrong with it.
+    Check {
+        /// The policy.
+        #[arg(value_name = "FILE", default_value = POLICY)]
+        file: PathBuf,
+    },
+    /// Print the standard policy for the stacks that are on this host.
+    Standard {
+        /// Let orders run this program (absolute path); may be given again.
+        #[arg(long, value_name = "PROGRAM", conflicts_with = "exec_any")]
+        exec: Vec<PathBuf>,
+        /// Let orders run any program.
+        #[arg(long)]
+        exec_any: bool,
+        /// Pin the policy to these stacks instead of those found here.
+        #[arg(long, value_name = "STACK")]
+        stack: Vec<String>,
+        /// The settings; may be missing.
+        #[arg(long, value_name = "FILE", default_value = SETTINGS)]
+        config: PathBuf,
+        /// Where the agent keeps its state.
+        #[arg(long, value_name = "DIR", default_value = STATE)]
+        state: PathBuf,
+    },
+}
+
+/// The settings, complete: what the file leaves out has its default.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// The host's policy.
+    pub policy: PathBuf,
+    /// The Docker engine's socket.
+    pub docker_socket: PathBuf,
+    /// Corrections by stack name.
+    pub stacks: BTreeMap<String, StackSettings>,
+}
+
+/// What a person says of one stack. Everything left out is found out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StackSettings {
+    /// The project's folder.
+    pub directory: Option<PathBuf>,
+    /// Compose files, absolute or relative to the folder.
+    pub config_files: Vec<PathBuf>,
+    /// Env files, absolute or relative to the folder.
+    pub env_files: Vec<PathBuf>,
+    /// The variables with which Compose has to be called, with their values. Given here, they count as established.
+    pub compose_env: Option<BTreeMap<String, String>>,
+    /// The name under which nginx serves the stack.
+    pub server_name: Option<String>,
+    /// Where the backend is published, `127.0.0.1:8000`.
+    pub backend_address: Option<String>,
+    /// The service that is the backend.
+    pub backend_service: Option<String>,
+    /// The backend's health path.
+    pub health_path: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { policy: POLICY.into(), docker_socket: DOCKER.into(), stacks: BTreeMap::new() }
+    }
+}
+
+/// Why there are no settings.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    #[error("the settings {path} cannot be read")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("the settings {path} are not valid; correct the file, or remove it to go without")]
+    Parse { path: PathBuf, source: Box<toml::de::Error> },
+}
+
+impl Settings {
+    /// Reads the settings. A file that is not there says nothing.
+    ///
+    /// # Errors
+    /// When there is a file and it cannot be read, or holds anything unknown.
+    pub fn load(path: &Path) -> Result<Self, SettingsError> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(source) => return Err(SettingsError::Read { path: path.to_owned(), source }),
+        };
+        toml::from_str(&text)
+            .map_err(|error| SettingsError::Parse { path: path.to_owned(), source: Box::new(error) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn settings_correct_stacks_and_refuse_what_is_unknown() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.toml");
+        assert_eq!(Settings::load(&path).unwrap(), Settings::default());
+        fs::write(
+            &path,
+            "[stacks.sylion]\nhealth_path = \"/health\"\ncompose_env = { ENV_FILE = \".env.prod\" }\n",
+        )
+        .unwrap();
+        let settings = Settings::load(&path).unwrap();
+        assert_eq!(settings.policy, Path::new(POLICY));
+        assert_eq!(settings.stacks["sylion"].compose_env.as_ref().unwrap()["ENV_FILE"], ".env.prod");
+        fs::write(&path, "polcy = \"/x\"\n").unwrap();
+        let error = anyhow::Error::from(Settings::load(&path).unwrap_err());
+        assert!(format!("{error:#}").contains("polcy"), "{error:#}");
+    }
+}

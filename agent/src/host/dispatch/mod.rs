@@ -1,0 +1,566 @@
+//! Takes what the controller asks for, decides, and has it carried out.
+//!
+//! Owns the loop in which every message is handled, one after the other and without waiting for anything but the
+//! network half; whatever takes time runs in a task of its own and comes back as an event. Probes are bounded in number
+//! and in time. Orders are believed, looked up in the journal, and carried out by [`order`].
+
+mod live;
+mod order;
+mod probe;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use prost::Message as _;
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use vigie_proto::{
+    id::TaskId,
+    order::{CLOCK_ALLOWANCE_MS, Refusal},
+    v1::{
+        Acknowledge, Execute, Failure, Finished, Hello, HostState, Leaf, Manifest, Outcome, OutcomeStatus,
+        Probe, ProbeResult, Started, ToAgent, from_agent, to_agent,
+    },
+};
+
+use super::{
+    clock::Clock,
+    executor::Executor,
+    journal::{self, Denied, Standing},
+    message::{Inbox, Outbox},
+    trust::Trust,
+};
+
+/// So many probes run at once: a host in trouble has better things to do.
+const PROBES: usize = 16;
+
+/// So many more wait for their turn; the rest is told to come back.
+const WAITING_PROBES: usize = 256;
+
+/// Orders that are under way, waiting for their stack included.
+const ORDERS: usize = 64;
+
+/// Unbelieved orders are written down one by one up to this number, and one more for each minute: a controller that
+/// floods a host with them must not fill its journal.
+const DENIALS: u32 = 100;
+const DENIAL_EVERY_MS: i64 = 60_000;
+
+/// What the loop is made from.
+pub struct Parts {
+    pub trust: Trust,
+    pub journal: journal::Handle,
+    pub executor: Arc<dyn Executor>,
+    pub clock: Arc<dyn Clock>,
+    pub outbox: mpsc::Sender<Outbox>,
+    /// The host's state as it was last found; `None` before the first look.
+    pub state: watch::Receiver<Option<Arc<HostState>>>,
+    /// Changes with every boot of the machine.
+    pub boot_id: String,
+}
+
+/// What tasks share with the loop.
+struct Shared {
+    journal: journal::Handle,
+    executor: Arc<dyn Executor>,
+    clock: Arc<dyn Clock>,
+    outbox: mpsc::Sender<Outbox>,
+    /// Unbounded, and bounded all the same: every task sends a few events, and the tasks are counted.
+    events: mpsc::UnboundedSender<Event>,
+    /// By stack: held by the order that changes it.
+    stacks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    probes: Semaphore,
+}
+
+/// What became of a task.
+enum Event {
+    Probed(ProbeResult),
+    Started { order: TaskId, at_ms: i64 },
+    Finished { order: TaskId, outcome: Outcome, kept: Kept },
+}
+
+/// Where an outcome is safe until the controller acknowledges it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// In the journal.
+    Journal,
+    /// Nowhere, since the journal failed after the order began: the loop keeps it.
+    Loop,
+    /// It need not be: asking again gives it again.
+    No,
+}
+
+/// An order that this process carries out.
+#[derive(Debug, Clone, Copy)]
+enum Underway {
+    Waiting,
+    Running { since_ms: i64 },
+}
+
+/// The loop's state.
+pub struct Dispatch {
+    trust: Trust,
+    boot_id: String,
+    shared: Arc<Shared>,
+    events: mpsc::UnboundedReceiver<Event>,
+    state: watch::Receiver<Option<Arc<HostState>>>,
+    connected: bool,
+    underway: BTreeMap<TaskId, Underway>,
+    /// Outcomes that could not be written to the journal.
+    unsaved: BTreeMap<TaskId, Outcome>,
+    probing: JoinSet<()>,
+    ordered: JoinSet<()>,
+    /// Small things for the journal that nobody waits for.
+    noting: JoinSet<()>,
+    denials: Denials,
+}
+
+impl Dispatch {
+    /// Puts the loop together. Nothing happens before [`run`](Self::run).
+    pub fn new(parts: Parts) -> Self {
+        let (sender, events) = mpsc::unbounded_channel();
+        let shared = Shared {
+            journal: parts.journal,
+            executor: parts.executor,
+            clock: parts.clock,
+            outbox: parts.outbox,
+            events: sender,
+            stacks: Mutex::default(),
+            probes: Semaphore::new(PROBES),
+        };
+        Self {
+            trust: parts.trust,
+            boot_id: parts.boot_id,
+            shared: Arc::new(shared),
+            events,
+            state: parts.state,
+            connected: false,
+            underway: BTreeMap::new(),
+            unsaved: BTreeMap::new(),
+            probing: JoinSet::new(),
+            ordered: JoinSet::new(),
+            noting: JoinSet::new(),
+            denials: Denials::default(),
+        }
+    }
+
+    /// Serves until `stop`, then lets the orders that run come to their end for as long as `patience` says. What is
+    /// cut off then is in doubt at the next start.
+    pub async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Inbox>,
+        stop: CancellationToken,
+        patience: Duration,
+    ) {
+        self.open().await;
+        let mut stopping: Option<Instant> = None;
+        while stopping.is_none() || !self.ordered.is_empty() {
+            tokio::select! {
+                () = stop.cancelled(), if stopping.is_none() => {
+                    stopping = Some(Instant::now() + patience);
+                    self.probing.shutdown().await;
+                    if !self.ordered.is_empty() {
+                        tracing::info!(orders = self.ordered.len(), "waiting for orders to end");
+                    }
+                }
+                () = until(stopping) => {
+                    tracing::warn!(orders = self.ordered.len(), "orders are cut off and will be in doubt");
+                    break;
+                }
+                message = inbox.recv() => match message {
+                    Some(message) => self.take(message, stopping.is_some()).await,
+                    None => break,
+                },
+                Some(event) = self.events.recv() => self.tell(event).await,
+                Ok(()) = self.state.changed() => self.tell_state().await,
+                Some(ended) = self.probing.join_next() => report(ended),
+                Some(ended) = self.ordered.join_next() => report(ended),
+                Some(ended) = self.noting.join_next() => report(ended),
+            }
+        }
+        self.ordered.shutdown().await;
+        while let Some(ended) = self.noting.join_next().await {
+            report(ended);
+        }
+        while let Ok(event) = self.events.try_recv() {
+            self.tell(event).await;
+        }
+    }
+
+    /// Orders that had begun when the agent last ended are in doubt: nobody knows how far they came, and they are never
+    /// run again.
+    async fn open(&mut self) {
+        let opened = journal::Opened {
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            boot_id: self.boot_id.clone(),
+            incarnation: self.trust.incarnation,
+        };
+        let now_ms = self.shared.clock.now_ms();
+        if let Err(error) = self.shared.journal.opened(opened, now_ms).await {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                hint = error.hint(),
+                "orders will be refused"
+            );
+        }
+        let begun: Vec<_> = self.shared.journal.index().started().collect();
+        for order in begun {
+            let outcome = order::in_doubt(
+                "agent_restarted",
+                "the agent ended while the order ran, and nobody knows how far it came",
+            );
+            tracing::warn!(%order, "an order is in doubt");
+            let finished = journal::Finished {
+                order: order.to_string(),
+                outcome: outcome.encode_to_vec(),
+                ..Default::default()
+            };
+            if let Err(error) = self.shared.journal.finished(order, finished, now_ms).await {
+                tracing::error!(%order, error = &error as &dyn std::error::Error, "the doubt is not in the journal");
+                self.unsaved.insert(order, outcome);
+            }
+        }
+    }
+
+    async fn take(&mut self, message: Inbox, stopping: bool) {
+        match message {
+            Inbox::Connected => {
+                self.connected = true;
+                self.greet().await;
+            }
+            Inbox::Disconnected => self.connected = false,
+            Inbox::Message(ToAgent { message: Some(message) }) => match message {
+                to_agent::Message::Probe(probe) if !stopping => self.probe(probe).await,
+                to_agent::Message::Execute(execute) if !stopping => self.execute(&execute).await,
+                to_agent::Message::Acknowledge(acknowledge) => self.acknowledge(&acknowledge),
+                // Asked again on the next session.
+                to_agent::Message::Probe(_) | to_agent::Message::Execute(_) => {}
+                // The network half's own business.
+                to_agent::Message::Welcome(_) | to_agent::Message::Drain(_) => {}
+            },
+            Inbox::Message(ToAgent { message: None }) => {
+                tracing::warn!(
+                    "the controller sent a message that this agent does not know; a newer agent may"
+                );
+            }
+        }
+    }
+
+    /// Says Hello, then every outcome that the controller has not acknowledged.
+    async fn greet(&mut self) {
+        let (mut outcomes, audit_head) = {
+            let index = self.shared.journal.index();
+            let outcomes: BTreeMap<_, _> = index
+                .unacknowledged()
+                .filter_map(|(order, outcome)| Some((order, Outcome::decode(&outcome[..]).ok()?)))
+                .collect();
+            (outcomes, index.audit_head())
+        };
+        outcomes.extend(self.unsaved.iter().map(|(order, outcome)| (*order, outcome.clone())));
+        let running =
+            self.underway.iter().filter(|(_, underway)| matches!(underway, Underway::Running { .. }));
+        let hello = Hello {
+            incarnation: self.trust.incarnation,
+            boot_id: self.boot_id.clone(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            audit_head: Some(audit_head),
+            unacknowledged: outcomes.keys().map(ToString::to_string).collect(),
+            running: running.map(|(order, _)| order.to_string()).collect(),
+            state: self.state.borrow_and_update().as_deref().cloned(),
+        };
+        self.send(from_agent::Message::Hello(hello)).await;
+        for (order, outcome) in outcomes {
+            self.send_finished(order, outcome).await;
+        }
+    }
+
+    async fn probe(&mut self, probe: Probe) {
+        match probe::check(&probe) {
+            Err(failure) => {
+                let outcome = Outcome::refused(failure);
+                self.send(from_agent::Message::ProbeResult(ProbeResult {
+                    task: probe.task,
+                    outcome: Some(outcome),
+                }))
+                .await;
+            }
+            Ok(_) if self.probing.len() >= PROBES + WAITING_PROBES => {
+                let failure =
+                    Failure::new("busy", "too many probes wait on this host").hint("try again in a while");
+                let outcome = Outcome::ended(OutcomeStatus::Failed, failure);
+                self.send(from_agent::Message::ProbeResult(ProbeResult {
+                    task: probe.task,
+                    outcome: Some(outcome),
+                }))
+                .await;
+            }
+            Ok(checked) => {
+                self.probing.spawn(probe::ask(Arc::clone(&self.shared), probe.task, checked));
+            }
+        }
+    }
+
+    async fn execute(&mut self, execute: &Execute) {
+        let claimed =
+            Leaf::decode(execute.leaf.as_slice()).ok().and_then(|leaf| leaf.order.parse::<TaskId>().ok());
+        let now_ms = self.shared.clock.now_ms();
+        let verdict = self.trust.verify(execute, now_ms);
+        // Only what an operator signed for this host can be the order whose id it carries. Such a one, if it is known, is
+        // not run again, and its true outcome is told even when its time is over by now.
+        let signed = match &verdict {
+            Ok(_) => true,
+            Err(refusal) => is_signed(refusal),
+        };
+        if let (true, Some(order)) = (signed, claimed)
+            && self.known(order).await
+        {
+            return;
+        }
+        match verdict {
+            Ok(verified) if self.ordered.len() < ORDERS => {
+                let order = verified.order();
+                tracing::info!(
+                    %order, run = %verified.run(), person = verified.person(), operation = verified.operation().name,
+                    "an order came"
+                );
+                self.underway.insert(order, Underway::Waiting);
+                self.ordered.spawn(order::carry_out(Arc::clone(&self.shared), verified));
+            }
+            Ok(verified) => {
+                let failure =
+                    Failure::new("busy", format!("{ORDERS} orders are under way on this host already"))
+                        .hint("wait until some have ended");
+                self.send_finished(verified.order(), Outcome::refused(failure)).await;
+            }
+            Err(refusal) => self.refuse(claimed, execute, &refusal, now_ms).await,
+        }
+    }
+
+    /// Answers for an order that was seen before.
+    async fn known(&mut self, order: TaskId) -> bool {
+        match self.underway.get(&order) {
+            Some(Underway::Running { since_ms }) => {
+                let started = Started { order: order.to_string(), at_ms: *since_ms };
+                self.send(from_agent::Message::Started(started)).await;
+                return true;
+            }
+            Some(Underway::Waiting) => return true,
+            None => {}
+        }
+        if let Some(outcome) = self.unsaved.get(&order).cloned() {
+            self.send_finished(order, outcome).await;
+            return true;
+        }
+        match self.shared.journal.standing(order) {
+            None => false,
+            Some(Standing::Started { at_ms }) => {
+                // It ran in this process and its end is on its way, or its doubt could not be written down.
+                let started = Started { order: order.to_string(), at_ms };
+                self.send(from_agent::Message::Started(started)).await;
+                true
+            }
+            Some(Standing::Finished { outcome, .. }) => {
+                if let Ok(outcome) = Outcome::decode(&outcome[..]) {
+                    self.send_finished(order, outcome).await;
+                }
+                true
+            }
+            Some(Standing::Acknowledged { .. }) => {
+                let shared = Arc::clone(&self.shared);
+                self.noting.spawn(async move {
+                    match shared.journal.outcome(order).await {
+                        Ok(Some(outcome)) => shared.event(Event::Finished { order, outcome, kept: Kept::No }),
+                        Ok(None) => tracing::warn!(%order, "the outcome of an order is not in the journal any more"),
+                        Err(error) => {
+                            tracing::error!(%order, error = &error as &dyn std::error::Error, "an outcome cannot be read");
+                        }
+                    }
+                });
+                true
+            }
+        }
+    }
+
+    /// Notes a refusal and tells it. One that an operator signed for this host is final: whoever was told that it is
+    /// refused can rely on it. Any other proves nothing about the order whose id it carries.
+    async fn refuse(&mut self, claimed: Option<TaskId>, execute: &Execute, refusal: &Refusal, now_ms: i64) {
+        let code = refusal.code();
+        let claimed_text = claimed.map(|order| order.to_string()).unwrap_or_default();
+        tracing::warn!(order = claimed_text, code, reason = %refusal, "an order is refused");
+        let outcome = order::refused(refusal);
+        if let (true, Some(order)) = (is_signed(refusal), claimed) {
+            let manifest = Manifest::decode(execute.manifest.as_slice()).unwrap_or_default();
+            let finished = journal::Finished {
+                order: claimed_text,
+                outcome: outcome.encode_to_vec(),
+                run: manifest.run,
+                epoch: execute.epoch,
+                person: manifest.person,
+                start_by_ms: manifest.not_after_ms.saturating_add(CLOCK_ALLOWANCE_MS),
+            };
+            self.underway.insert(order, Underway::Waiting);
+            let shared = Arc::clone(&self.shared);
+            self.noting.spawn(async move { shared.finish(order, finished, outcome, Kept::No).await });
+            return;
+        }
+        if let Some(unrecorded) = self.denials.record(now_ms) {
+            let denied = Denied {
+                claimed: claimed_text,
+                code: code.to_owned(),
+                reason: refusal.to_string(),
+                unrecorded,
+            };
+            self.note(move |shared| async move { shared.journal.denied(denied, now_ms).await });
+        }
+        if let Some(order) = claimed {
+            self.send_finished(order, outcome).await;
+        }
+    }
+
+    fn acknowledge(&mut self, acknowledge: &Acknowledge) {
+        let orders: Vec<TaskId> = acknowledge.orders.iter().filter_map(|order| order.parse().ok()).collect();
+        for order in &orders {
+            self.unsaved.remove(order);
+        }
+        let now_ms = self.shared.clock.now_ms();
+        self.note(move |shared| async move { shared.journal.acknowledged(orders, now_ms).await });
+    }
+
+    /// Has something written down that nobody waits for.
+    fn note<F>(&mut self, entry: impl FnOnce(Arc<Shared>) -> F)
+    where
+        F: Future<Output = Result<(), journal::JournalError>> + Send + 'static,
+    {
+        let entry = entry(Arc::clone(&self.shared));
+        self.noting.spawn(async move {
+            if let Err(error) = entry.await {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    hint = error.hint(),
+                    "not in the journal"
+                );
+            }
+        });
+    }
+
+    /// Passes on what a task tells.
+    async fn tell(&mut self, event: Event) {
+        match event {
+            Event::Probed(result) => self.send(from_agent::Message::ProbeResult(result)).await,
+            Event::Started { order, at_ms } => {
+                self.underway.insert(order, Underway::Running { since_ms: at_ms });
+                let started = Started { order: order.to_string(), at_ms };
+                self.send(from_agent::Message::Started(started)).await;
+            }
+            Event::Finished { order, outcome, kept } => {
+                self.underway.remove(&order);
+                if kept == Kept::Loop {
+                    self.unsaved.insert(order, outcome.clone());
+                }
+                self.send_finished(order, outcome).await;
+                if kept == Kept::Journal {
+                    self.send(from_agent::Message::AuditHead(self.shared.journal.audit_head())).await;
+                }
+            }
+        }
+    }
+
+    async fn tell_state(&mut self) {
+        let state = self.state.borrow_and_update().as_deref().cloned();
+        if let Some(state) = state {
+            self.send(from_agent::Message::State(state)).await;
+        }
+    }
+
+    async fn send_finished(&self, order: TaskId, outcome: Outcome) {
+        let finished = Finished { order: order.to_string(), outcome: Some(outcome) };
+        self.send(from_agent::Message::Finished(finished)).await;
+    }
+
+    /// Sends while there is a session; what matters is sent again on the next one.
+    async fn send(&self, message: from_agent::Message) {
+        if self.connected {
+            // A network half that is gone ends the agent, and not this loop.
+            let _ = self.shared.outbox.send(Outbox::message(message)).await;
+        }
+    }
+}
+
+impl Shared {
+    fn event(&self, event: Event) {
+        // The loop takes events for as long as there are tasks.
+        let _ = self.events.send(event);
+    }
+
+    /// The lock of a stack, which stays once it was made: there are as many as a host has stacks.
+    fn stack(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut stacks = self.stacks.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(stacks.entry(name.to_owned()).or_default())
+    }
+
+    /// Writes an end down and tells it. `otherwise` says where it is kept when the journal does not take it.
+    async fn finish(&self, order: TaskId, finished: journal::Finished, outcome: Outcome, otherwise: Kept) {
+        let kept = match self.journal.finished(order, finished, self.clock.now_ms()).await {
+            Ok(()) => Kept::Journal,
+            Err(error) => {
+                tracing::error!(%order, error = &error as &dyn std::error::Error, hint = error.hint(), "an end is not in the journal");
+                otherwise
+            }
+        };
+        self.event(Event::Finished { order, outcome, kept });
+    }
+}
+
+/// Counts what is written down of unbelieved orders.
+#[derive(Debug, Default)]
+struct Denials {
+    spent: u32,
+    since_ms: i64,
+    unrecorded: u64,
+}
+
+impl Denials {
+    /// `Some` when this one is to be written down, with the number of those that were not since the last.
+    fn record(&mut self, now_ms: i64) -> Option<u64> {
+        let earned = u32::try_from(now_ms.saturating_sub(self.since_ms) / DENIAL_EVERY_MS).unwrap_or(0);
+        if earned > 0 {
+            self.spent = self.spent.saturating_sub(earned);
+            self.since_ms = now_ms;
+        }
+        if self.spent >= DENIALS {
+            self.unrecorded += 1;
+            return None;
+        }
+        self.spent += 1;
+        Some(std::mem::take(&mut self.unrecorded))
+    }
+}
+
+/// Whether an operator signed what is refused, for this host: only its time or its content is wrong.
+fn is_signed(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::TooEarly { .. } | Refusal::Expired { .. } | Refusal::Operation(_))
+}
+
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(error = &error as &dyn std::error::Error, "a task died");
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! The life of one order, from the moment at which its signature was believed: fenced, in time, allowed, alone on its
+//! stack, written down as begun, run, written down as ended.
+
+use std::{sync::Arc, time::Duration};
+
+use prost::Message as _;
+use tokio::{sync::OwnedMutexGuard, time::Instant};
+use vigie_proto::{
+    order::{Refusal, Verified},
+    v1::{Failure, Outcome, OutcomeStatus},
+};
+
+use super::{Event, Kept, Shared, live::Live, probe};
+use crate::host::{
+    executor::Permitted,
+    journal::{Denied, Finished, JournalError, Started},
+};
+
+/// Why an order does not begin.
+enum Stop {
+    /// For good: this is its end.
+    Final(Box<Outcome>),
+    /// For now, or for whoever sent it; the journal knows nothing of it.
+    Passing(Failure),
+}
+
+/// Carries an order out and tells how it ended.
+pub(super) async fn carry_out(shared: Arc<Shared>, order: Verified) {
+    match begin(&shared, &order).await {
+        Ok((permitted, since_ms, _alone)) => {
+            shared.event(Event::Started { order: order.order(), at_ms: since_ms });
+            let outcome = run(&shared, &order, permitted).await;
+            tracing::info!(order = %order.order(), status = outcome.status().word(), "an order ended");
+            finish(&shared, &order, outcome, Kept::Loop).await;
+        }
+        Err(Stop::Final(outcome)) => {
+            let failure = outcome.failure.clone().unwrap_or_default();
+            tracing::warn!(order = %order.order(), code = failure.code, reason = failure.message, "an order is refused");
+            finish(&shared, &order, *outcome, Kept::No).await;
+        }
+        Err(Stop::Passing(failure)) => {
+            tracing::warn!(order = %order.order(), code = failure.code, reason = failure.message, "an order is refused");
+            shared.event(Event::Finished {
+                order: order.order(),
+                outcome: Outcome::refused(failure),
+                kept: Kept::No,
+            });
+        }
+    }
+}
+
+/// Every check that is left, then the record that the order begins. What is returned last keeps others off its stack.
+async fn begin(
+    shared: &Shared,
+    order: &Verified,
+) -> Result<(Permitted, i64, Option<OwnedMutexGuard<()>>), Stop> {
+    let highest = shared.journal.epoch(order.run());
+    if order.epoch() < highest {
+        return Err(not_begun(shared, order, &JournalError::Fenced { epoch: order.epoch(), highest }).await);
+    }
+    in_time(shared, order)?;
+    let permits = async || {
+        let operation = order.request().operation.as_ref();
+        let operation =
+            operation.ok_or_else(|| Failure::new("invalid_request", "the order asks for nothing"))?;
+        shared.executor.permits(operation).await
+    };
+    let mut permitted = permits().await.map_err(refused_here)?;
+    let mut alone = None;
+    if let Some(stack) = &permitted.exclusive {
+        let stack = shared.stack(stack);
+        alone = Arc::clone(&stack).try_lock_owned().ok();
+        if alone.is_none() {
+            tracing::info!(order = %order.order(), "an order waits for another one on the same stack");
+            let left_ms =
+                u64::try_from(order.start_by_ms().saturating_sub(shared.clock.now_ms())).unwrap_or(0);
+            // When the time is up, the check below says so.
+            alone = tokio::time::timeout(Duration::from_millis(left_ms), stack.lock_owned()).await.ok();
+            in_time(shared, order)?;
+            if alone.is_none() {
+                return Err(expired(order, shared.clock.now_ms()));
+            }
+            // The policy may be another one by now.
+            permitted = permits().await.map_err(refused_here)?;
+        }
+    }
+    in_time(shared, order)?;
+    let since_ms = shared.clock.now_ms();
+    let started = Started {
+        order: order.order().to_string(),
+        run: order.run().to_string(),
+        epoch: order.epoch(),
+        person: order.person().to_owned(),
+        digest: order.digest().to_vec(),
+        request: Some(order.request().clone()),
+        start_by_ms: order.start_by_ms(),
+    };
+    if let Err(error) = shared.journal.started(order.order(), started, since_ms).await {
+        return Err(not_begun(shared, order, &error).await);
+    }
+    // A slow disk delays a start, and never makes it a late one.
+    in_time(shared, order)?;
+    Ok((permitted, since_ms, alone))
+}
+
+/// The journal does not let it begin, which says nothing final about the order.
+async fn not_begun(shared: &Shared, order: &Verified, error: &JournalError) -> Stop {
+    let failure = Failure::new(error.code(), error).hint(error.hint());
+    let denied = Denied {
+        claimed: order.order().to_string(),
+        code: failure.code.clone(),
+        reason: failure.message.clone(),
+        unrecorded: 0,
+    };
+    if let Err(error) = shared.journal.denied(denied, shared.clock.now_ms()).await {
+        tracing::error!(error = &error as &dyn std::error::Error, "a refusal is not in the journal");
+    }
+    Stop::Passing(failure)
+}
+
+fn in_time(shared: &Shared, order: &Verified) -> Result<(), Stop> {
+    let now_ms = shared.clock.now_ms();
+    if now_ms > order.start_by_ms() { Err(expired(order, now_ms)) } else { Ok(()) }
+}
+
+async fn run(shared: &Shared, order: &Verified, permitted: Permitted) -> Outcome {
+    let live = Arc::new(Live::new(order.order(), shared.executor.secrets(), shared.outbox.clone()));
+    let deadline = Instant::now() + order.timeout();
+    let ran = probe::run(shared, permitted.operation, deadline, Arc::clone(&live) as _, true).await;
+    live.finish();
+    // It began, and what it had done when it was cut off is not known.
+    ran.unwrap_or_else(|failure| in_doubt(&failure.code, &failure.message))
+}
+
+async fn finish(shared: &Shared, order: &Verified, outcome: Outcome, otherwise: Kept) {
+    let finished = Finished {
+        order: order.order().to_string(),
+        outcome: outcome.encode_to_vec(),
+        run: order.run().to_string(),
+        epoch: order.epoch(),
+        person: order.person().to_owned(),
+        start_by_ms: order.start_by_ms(),
+    };
+    shared.finish(order.order(), finished, outcome, otherwise).await;
+}
+
+/// An end that nobody knows.
+pub(super) fn in_doubt(code: &str, message: &str) -> Outcome {
+    let failure = Failure::new(code, message).hint("look at the host: the order is never run again");
+    Outcome::ended(OutcomeStatus::InDoubt, failure)
+}
+
+fn expired(order: &Verified, now_ms: i64) -> Stop {
+    let not_after_ms = order.start_by_ms();
+    Stop::Final(Box::new(refused(&Refusal::Expired { not_after_ms, now_ms })))
+}
+
+fn refused_here(failure: Failure) -> Stop {
+    Stop::Final(Box::new(Outcome::refused(failure)))
+}
+
+/// What an order is told that is not believed, or that comes too late.
+pub(super) fn refused(refusal: &Refusal) -> Outcome {
+    let (status, hint) = match refusal {
+        Refusal::Expired { .. } => (
+            OutcomeStatus::Expired,
+            "order it again if it is still wanted; if the times are far apart, look at the clocks",
+        ),
+        Refusal::TooEarly { .. } => {
+            (OutcomeStatus::Refused, "set the clocks of this host and of the operator's machine")
+        }
+        Refusal::UnknownKey | Refusal::WrongPerson { .. } => (
+            OutcomeStatus::Refused,
+            "sign with a key that is in the trust list which this host was enrolled with",
+        ),
+        Refusal::WrongIncarnation { .. } => {
+            (OutcomeStatus::Refused, "the host was enrolled anew meanwhile: order it again")
+        }
+        Refusal::Operation(_) => {
+            (OutcomeStatus::Refused, "correct the request; a newer agent may know more operations")
+        }
+        Refusal::Malformed(_) | Refusal::TooLarge | Refusal::Id(_) => (
+            OutcomeStatus::Refused,
+            "the program that made it may be newer than this agent: install a newer agent",
+        ),
+        Refusal::SignatureRequired
+        | Refusal::BadSignature
+        | Refusal::NotInBatch
+        | Refusal::WrongTarget(_) => (
+            OutcomeStatus::Refused,
+            "the controller sent what no operator signed for this host: find out why",
+        ),
+    };
+    Outcome::ended(status, Failure::new(refusal.code(), refusal).hint(hint))
+}

@@ -1,0 +1,576 @@
+use std::{
+    path::Path,
+    sync::atomic::{AtomicI64, AtomicUsize, Ordering},
+};
+
+use async_trait::async_trait;
+use tokio::{sync::Notify, task::JoinHandle, time::timeout};
+use vigie_proto::{
+    id::{BatchId, HostId, RunId},
+    order::{Batch, Domain, SigningKey, TrustedKeys, digest},
+    v1::{
+        ComposeRestartRequest, ComposeRestartResult, ExecRequest, ExecResult, HostFactsRequest,
+        HostFactsResult, OutputSource, Request, SignedTrustList, TrustList, TrustedOperator, request, result,
+    },
+};
+
+use super::*;
+use crate::host::{
+    child::OutputSink,
+    executor::Permitted,
+    journal::{FileStorage, Journal, Service},
+    redaction::{Patterns, Redaction, RedactionError},
+};
+
+const NOW: i64 = 1_800_000_000_000;
+const SOON: Duration = Duration::from_secs(10);
+
+struct Hands(AtomicI64);
+
+impl Clock for Hands {
+    fn now_ms(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Runs `exec` of made-up programs: `hang` until it is told to go on, `panic`, `say` what the arguments are, and
+/// everything else at once.
+#[derive(Default)]
+struct Scripted {
+    ran: AtomicUsize,
+    began: Notify,
+    go_on: Notify,
+    denies: bool,
+    env_file: Option<std::path::PathBuf>,
+}
+
+#[async_trait]
+impl Executor for Arc<Scripted> {
+    async fn permits(&self, operation: &request::Operation) -> Result<Permitted, Failure> {
+        if self.denies {
+            return Err(Failure::new("policy_denied", "not here"));
+        }
+        let exclusive = match operation {
+            request::Operation::ComposeRestart(request) => Some(request.stack.clone()),
+            _ => None,
+        };
+        Ok(Permitted { operation: operation.clone(), exclusive })
+    }
+
+    async fn run(
+        &self,
+        operation: &request::Operation,
+        _deadline: Instant,
+        output: Arc<dyn OutputSink>,
+        _ordered: bool,
+    ) -> Outcome {
+        self.ran.fetch_add(1, Ordering::SeqCst);
+        self.began.notify_one();
+        match operation {
+            request::Operation::ComposeRestart(_) => {
+                self.go_on.notified().await;
+                Outcome::succeeded(result::Operation::ComposeRestart(ComposeRestartResult::default()))
+            }
+            request::Operation::Exec(exec) => {
+                match exec.program.as_str() {
+                    "hang" => self.go_on.notified().await,
+                    "panic" => panic!("as asked"),
+                    "say" => {
+                        exec.args.iter().for_each(|arg| output.write(OutputSource::Stdout, arg.as_bytes()));
+                    }
+                    _ => {}
+                }
+                Outcome::succeeded(result::Operation::Exec(ExecResult::default()))
+            }
+            request::Operation::HostLoad(_) => {
+                self.go_on.notified().await;
+                Outcome::default()
+            }
+            request::Operation::SocketList(_) => panic!("as asked"),
+            _ => Outcome::succeeded(result::Operation::HostFacts(HostFactsResult::default())),
+        }
+    }
+
+    fn secrets(&self) -> Result<Arc<Patterns>, RedactionError> {
+        Redaction::default().patterns(self.env_file.as_slice())
+    }
+}
+
+/// A host with its operator, whose agent can be started again and again.
+struct World {
+    folder: tempfile::TempDir,
+    key: SigningKey,
+    trust: Trust,
+    executor: Arc<Scripted>,
+    clock: Arc<Hands>,
+    run: RunId,
+}
+
+/// A running agent, seen from the network half.
+struct Agent {
+    inbox: mpsc::Sender<Inbox>,
+    outbox: mpsc::Receiver<Outbox>,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+    service: Service,
+    journal: journal::Handle,
+    _state: watch::Sender<Option<Arc<HostState>>>,
+}
+
+impl World {
+    fn new(executor: Scripted) -> Self {
+        let key = SigningKey::from_seed(&[7; 32]);
+        let operator =
+            TrustedOperator { person: "ada".to_owned(), public_key: key.public().to_bytes().to_vec() };
+        let list = TrustList { version: 1, operators: vec![operator] }.encode_to_vec();
+        let signed = SignedTrustList {
+            signatures: vec![key.sign(Domain::TrustList, &list)],
+            trust_list: list.clone(),
+        };
+        let keys = TrustedKeys::pinned(&signed, &digest(&list)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        Journal::create(&mut FileStorage::new(folder.path()).unwrap()).unwrap();
+        Self {
+            folder,
+            key,
+            trust: Trust { host: HostId::new(), incarnation: 2, keys },
+            executor: Arc::new(executor),
+            clock: Arc::new(Hands(NOW.into())),
+            run: RunId::new(),
+        }
+    }
+
+    fn start(&self) -> Agent {
+        self.start_over(self.folder.path())
+    }
+
+    fn start_over(&self, journal: &Path) -> Agent {
+        let (service, journal) = Service::start(FileStorage::new(journal).unwrap()).unwrap();
+        let (inbox, messages) = mpsc::channel(64);
+        let (sender, outbox) = mpsc::channel(64);
+        let (state, seen) = watch::channel(None);
+        let dispatch = Dispatch::new(Parts {
+            trust: self.trust.clone(),
+            journal: journal.clone(),
+            executor: Arc::new(Arc::clone(&self.executor)),
+            clock: Arc::clone(&self.clock) as _,
+            outbox: sender,
+            state: seen,
+            boot_id: "boot".to_owned(),
+        });
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(dispatch.run(messages, stop.clone(), Duration::ZERO));
+        Agent { inbox, outbox, stop, serving, service, journal, _state: state }
+    }
+
+    async fn connected(&self) -> Agent {
+        let mut agent = self.start();
+        agent.hello().await;
+        agent
+    }
+
+    fn order(&self, operation: request::Operation) -> Execute {
+        self.order_by(operation, NOW + 60_000, 1)
+    }
+
+    fn order_by(&self, operation: request::Operation, not_after_ms: i64, epoch: u64) -> Execute {
+        let leaf = Leaf {
+            order: TaskId::new().to_string(),
+            host: self.trust.host.to_string(),
+            incarnation: self.trust.incarnation,
+            operation: Some(Request { operation: Some(operation) }),
+            ..Default::default()
+        };
+        let manifest = Manifest {
+            batch: BatchId::new().to_string(),
+            run: self.run.to_string(),
+            not_before_ms: NOW - 600_000,
+            not_after_ms,
+            person: "ada".to_owned(),
+            ..Default::default()
+        };
+        let batch = Batch::assemble(manifest, &[leaf]);
+        batch.execute(0, &[self.key.sign(Domain::Manifest, batch.manifest())], epoch).unwrap()
+    }
+
+    fn ran(&self) -> usize {
+        self.executor.ran.load(Ordering::SeqCst)
+    }
+}
+
+impl Agent {
+    async fn tell(&self, message: to_agent::Message) {
+        self.inbox.send(Inbox::Message(ToAgent { message: Some(message) })).await.unwrap();
+    }
+
+    async fn execute(&self, execute: &Execute) {
+        self.tell(to_agent::Message::Execute(execute.clone())).await;
+    }
+
+    async fn probe(&self, task: &str, operation: request::Operation) {
+        let operation = Some(Request { operation: Some(operation) });
+        let probe = Probe { task: task.to_owned(), operation, ..Default::default() };
+        self.tell(to_agent::Message::Probe(probe)).await;
+    }
+
+    /// The next message; where the chain's head stands is told often and is not waited for.
+    async fn next(&mut self) -> from_agent::Message {
+        loop {
+            match timeout(SOON, self.outbox.recv()).await.expect("a message").expect("an agent") {
+                Outbox::Message(message) => match message.message.unwrap() {
+                    from_agent::Message::AuditHead(_) => {}
+                    message => return message,
+                },
+                Outbox::Output(_) => {}
+            }
+        }
+    }
+
+    async fn hello(&mut self) -> Hello {
+        self.inbox.send(Inbox::Connected).await.unwrap();
+        loop {
+            if let from_agent::Message::Hello(hello) = self.next().await {
+                return hello;
+            }
+        }
+    }
+
+    async fn result(&mut self) -> (String, Outcome) {
+        match self.next().await {
+            from_agent::Message::ProbeResult(result) => (result.task, result.outcome.unwrap()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn started(&mut self) -> String {
+        match self.next().await {
+            from_agent::Message::Started(started) => started.order,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn finished(&mut self) -> (String, Outcome) {
+        match self.next().await {
+            from_agent::Message::Finished(finished) => (finished.order, finished.outcome.unwrap()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Everything that was asked before has been looked at.
+    async fn settled(&mut self) {
+        self.probe("settled", facts()).await;
+        assert_eq!(self.result().await.0, "settled");
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.serving.await.unwrap();
+        drop((self.inbox, self.outbox, self.journal));
+        self.service.join();
+    }
+}
+
+fn facts() -> request::Operation {
+    request::Operation::HostFacts(HostFactsRequest {})
+}
+
+fn exec(program: &str, args: &[&str]) -> request::Operation {
+    let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+    request::Operation::Exec(ExecRequest { program: program.to_owned(), args })
+}
+
+fn restart() -> request::Operation {
+    let services = vec!["backend".to_owned()];
+    request::Operation::ComposeRestart(ComposeRestartRequest { stack: "sylion".to_owned(), services })
+}
+
+fn id(execute: &Execute) -> String {
+    Leaf::decode(execute.leaf.as_slice()).unwrap().order
+}
+
+fn code(outcome: &Outcome) -> (OutcomeStatus, &str) {
+    (outcome.status(), outcome.failure.as_ref().map_or("", |failure| &failure.code))
+}
+
+#[tokio::test]
+async fn probes_observe_and_nothing_else() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    agent.probe("a", facts()).await;
+    let (task, outcome) = agent.result().await;
+    assert_eq!((task.as_str(), outcome.is_success(), outcome.started_at_ms), ("a", true, NOW));
+    agent.probe("b", exec("true", &[])).await;
+    assert_eq!(code(&agent.result().await.1), (OutcomeStatus::Refused, "order_required"));
+    agent.tell(to_agent::Message::Probe(Probe { task: "c".to_owned(), ..Default::default() })).await;
+    assert_eq!(code(&agent.result().await.1), (OutcomeStatus::Refused, "invalid_request"));
+    assert_eq!(world.ran(), 1);
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn a_hung_or_dead_probe_is_nobody_elses() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    for at in 0..PROBES - 1 {
+        agent.probe(&format!("hung{at}"), request::Operation::HostLoad(Default::default())).await;
+    }
+    agent.probe("dead", request::Operation::SocketList(Default::default())).await;
+    let (task, outcome) = agent.result().await;
+    assert_eq!((task.as_str(), code(&outcome)), ("dead", (OutcomeStatus::Failed, "internal")));
+    agent.settled().await;
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn a_probe_whose_turn_does_not_come_says_so() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    for at in 0..PROBES {
+        agent.probe(&format!("hung{at}"), request::Operation::HostLoad(Default::default())).await;
+    }
+    let operation = Some(Request { operation: Some(facts()) });
+    agent
+        .tell(to_agent::Message::Probe(Probe {
+            task: "late".to_owned(),
+            operation,
+            timeout_ms: 20,
+            ..Default::default()
+        }))
+        .await;
+    let (task, outcome) = agent.result().await;
+    assert_eq!((task.as_str(), code(&outcome)), ("late", (OutcomeStatus::Failed, "busy")));
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn an_order_runs_once_however_often_it_comes() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    let order = world.order(restart());
+    for _ in 0..3 {
+        agent.execute(&order).await;
+    }
+    assert_eq!(agent.started().await, id(&order));
+    agent.execute(&order).await;
+    assert_eq!(agent.started().await, id(&order));
+    world.executor.go_on.notify_one();
+    assert!(agent.finished().await.1.is_success());
+
+    // Long after its time the true outcome is told, acknowledged or not, in this process or the next.
+    world.clock.0.store(NOW + 3_600_000, Ordering::SeqCst);
+    agent.execute(&order).await;
+    assert!(agent.finished().await.1.is_success());
+    agent.tell(to_agent::Message::Acknowledge(Acknowledge { orders: vec![id(&order)] })).await;
+    agent.execute(&order).await;
+    assert!(agent.finished().await.1.is_success());
+    agent.end().await;
+    let mut agent = world.connected().await;
+    agent.execute(&order).await;
+    assert!(agent.finished().await.1.is_success());
+    assert_eq!(world.ran(), 1);
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn outcomes_are_sent_on_every_session_until_they_are_acknowledged() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    let (done, hung) = (world.order(exec("true", &[])), world.order(exec("hang", &[])));
+    agent.execute(&done).await;
+    agent.started().await;
+    agent.finished().await;
+    agent.execute(&hung).await;
+    agent.started().await;
+    agent.inbox.send(Inbox::Disconnected).await.unwrap();
+    let hello = agent.hello().await;
+    assert_eq!(
+        (hello.unacknowledged, hello.running, hello.incarnation),
+        (vec![id(&done)], vec![id(&hung)], 2)
+    );
+    assert_eq!(agent.finished().await.0, id(&done));
+
+    agent.tell(to_agent::Message::Acknowledge(Acknowledge { orders: vec![id(&done)] })).await;
+    world.executor.go_on.notify_one();
+    assert_eq!(agent.finished().await.0, id(&hung));
+    agent.end().await;
+    let mut agent = world.start();
+    assert_eq!(agent.hello().await.unacknowledged, [id(&hung)]);
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn what_was_cut_off_is_in_doubt_and_never_runs_again() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    let order = world.order(exec("hang", &[]));
+    agent.execute(&order).await;
+    agent.started().await;
+    agent.end().await;
+
+    let mut agent = world.start();
+    assert_eq!(agent.hello().await.unacknowledged, [id(&order)]);
+    let (finished, outcome) = agent.finished().await;
+    assert_eq!((finished, code(&outcome)), (id(&order), (OutcomeStatus::InDoubt, "agent_restarted")));
+    agent.execute(&order).await;
+    assert_eq!(agent.finished().await.1.status(), OutcomeStatus::InDoubt);
+    assert_eq!(world.ran(), 1);
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn an_order_that_dies_is_in_doubt() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    agent.execute(&world.order(exec("panic", &[]))).await;
+    agent.started().await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::InDoubt, "internal"));
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn what_nobody_signed_is_refused_noted_and_proves_nothing() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    let order = world.order(exec("true", &[]));
+    let before = agent.journal.audit_head().seq;
+    let forged = Execute { signatures: Vec::new(), ..order.clone() };
+    agent.execute(&forged).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Refused, "signature_required"));
+    // The real one is none the worse for it; its record comes after that of the forgery.
+    agent.execute(&order).await;
+    agent.started().await;
+    assert!(agent.journal.audit_head().seq >= before + 2);
+    assert!(agent.finished().await.1.is_success());
+    // And a forgery under its id is not told what became of it.
+    agent.execute(&forged).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Refused, "signature_required"));
+    assert_eq!(world.ran(), 1);
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn a_refusal_of_a_signed_order_is_final() {
+    let world = World::new(Scripted { denies: true, ..Default::default() });
+    let mut agent = world.connected().await;
+    let (denied, expired) = (world.order(restart()), world.order_by(restart(), NOW - 60_001, 1));
+    agent.execute(&denied).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Refused, "policy_denied"));
+    agent.execute(&expired).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Expired, "expired"));
+    agent.end().await;
+
+    // The policy allows it by now, and the clock was set back.
+    let lenient = World { executor: Arc::new(Scripted::default()), ..world };
+    lenient.clock.0.store(NOW - 120_000, Ordering::SeqCst);
+    let mut agent = lenient.connected().await;
+    for order in [&denied, &expired] {
+        assert_eq!(agent.finished().await.0, id(order));
+    }
+    for order in [&denied, &expired] {
+        agent.execute(order).await;
+        assert_eq!(agent.finished().await.0, id(order));
+    }
+    assert_eq!(lenient.ran(), 0);
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn one_order_at_a_time_changes_a_stack() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    let (first, second) = (world.order(restart()), world.order(restart()));
+    agent.execute(&first).await;
+    assert_eq!(agent.started().await, id(&first));
+    agent.execute(&second).await;
+    // Its time to start is over a moment from now, by the machine's own clock.
+    let late = world.order_by(restart(), NOW - 60_000 + 50, 1);
+    agent.execute(&late).await;
+    let (order, outcome) = agent.finished().await;
+    assert_eq!((order, outcome.status()), (id(&late), OutcomeStatus::Expired));
+    assert_eq!(world.ran(), 1);
+    world.executor.go_on.notify_one();
+    assert_eq!(agent.finished().await.0, id(&first));
+    assert_eq!(agent.started().await, id(&second));
+    world.executor.go_on.notify_one();
+    assert_eq!(agent.finished().await.0, id(&second));
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn an_older_controller_is_fenced_off() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    let (newer, older) =
+        (world.order_by(exec("true", &[]), NOW, 5), world.order_by(exec("true", &[]), NOW, 4));
+    agent.execute(&newer).await;
+    agent.started().await;
+    agent.finished().await;
+    agent.execute(&older).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Refused, "stale_epoch"));
+    // From the controller that owns the run it is as good as ever.
+    agent.execute(&Execute { epoch: 5, ..older.clone() }).await;
+    assert_eq!(agent.started().await, id(&older));
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn without_a_journal_nothing_changes_and_probes_go_on() {
+    let world = World::new(Scripted::default());
+    let lost = tempfile::tempdir().unwrap();
+    let mut agent = world.start_over(lost.path());
+    agent.hello().await;
+    agent.execute(&world.order(exec("true", &[]))).await;
+    let outcome = agent.finished().await.1;
+    assert_eq!(code(&outcome), (OutcomeStatus::Refused, "journal_corrupt"));
+    assert!(outcome.failure.unwrap().hint.contains("enroll --replace"));
+    agent.settled().await;
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn output_is_live_and_redacted_over_its_pieces() {
+    let folder = tempfile::tempdir().unwrap();
+    let env_file = folder.path().join(".env");
+    std::fs::write(&env_file, "DB_PASSWORD=s3cr3t-word\n").unwrap();
+    let world = World::new(Scripted { env_file: Some(env_file), ..Default::default() });
+    let mut agent = world.connected().await;
+    let order = world.order(exec("say", &["password: s3c", "r3t-word, then more", " and more"]));
+    agent.execute(&order).await;
+    let mut said = Vec::new();
+    loop {
+        match timeout(SOON, agent.outbox.recv()).await.unwrap().unwrap() {
+            Outbox::Output(chunk) => {
+                assert_eq!((chunk.task.clone(), chunk.offset), (id(&order), said.len() as u64));
+                said.extend(chunk.data);
+            }
+            Outbox::Message(message) if matches!(message.message, Some(from_agent::Message::Finished(_))) => {
+                break;
+            }
+            Outbox::Message(_) => {}
+        }
+    }
+    assert_eq!(String::from_utf8(said).unwrap(), "password: [redacted], then more and more");
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn a_changed_state_is_told() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    let state = HostState { docker_error: "no engine".to_owned(), ..Default::default() };
+    agent._state.send_replace(Some(Arc::new(state.clone())));
+    match agent.next().await {
+        from_agent::Message::State(told) => assert_eq!(told, state),
+        other => panic!("{other:?}"),
+    }
+    agent.end().await;
+}
+
+#[test]
+fn a_flood_of_forgeries_is_counted_and_not_written_down() {
+    let mut denials = Denials::default();
+    let recorded = (0..1000).filter(|_| denials.record(NOW).is_some()).count();
+    assert_eq!(recorded, DENIALS as usize);
+    assert_eq!(denials.record(NOW + DENIAL_EVERY_MS), Some(900));
+    assert_eq!(denials.record(NOW + DENIAL_EVERY_MS), None);
+}

@@ -1,0 +1,137 @@
+//! What the records add up to. A fold: the same records give the same index, live and after a restart.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use vigie_proto::id::{RunId, TaskId};
+
+use super::{Entry, Position, Record, frame::Hash};
+
+/// Where an order stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Begun and not known to have ended.
+    Started { at_ms: i64 },
+    /// Ended, or refused; the controller has not said that it knows.
+    Finished {
+        /// An encoded `Outcome`.
+        outcome: Arc<[u8]>,
+        position: Position,
+    },
+    /// And it has.
+    Acknowledged { position: Position },
+}
+
+/// Everything that the journal knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Index {
+    orders: BTreeMap<TaskId, Known>,
+    /// By run: the highest epoch, and the segment that proves it.
+    epochs: HashMap<RunId, (u64, u64)>,
+    seq: u64,
+    hash: Hash,
+    /// Set when the journal takes no more records; holds the first bad record's number where it is corrupt.
+    pub(super) broken: Option<Option<u64>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Known {
+    standing: Standing,
+    /// The last moment at which it may start.
+    start_by_ms: i64,
+    /// The last segment that tells of it.
+    segment: u64,
+}
+
+impl Index {
+    pub(super) fn apply(&mut self, record: Record, position: Position) {
+        (self.seq, self.hash) = (position.seq, position.hash);
+        match record.entry {
+            Some(Entry::Started(started)) => {
+                self.epoch_seen(&started.run, started.epoch, position.segment);
+                if let Ok(order) = started.order.parse() {
+                    let standing = Standing::Started { at_ms: record.at_ms };
+                    let (start_by_ms, segment) = (started.start_by_ms, position.segment);
+                    self.orders.insert(order, Known { standing, start_by_ms, segment });
+                }
+            }
+            Some(Entry::Finished(finished)) => {
+                self.epoch_seen(&finished.run, finished.epoch, position.segment);
+                if let Ok(order) = finished.order.parse() {
+                    let standing = Standing::Finished { outcome: finished.outcome.into(), position };
+                    let (start_by_ms, segment) = (finished.start_by_ms, position.segment);
+                    self.orders.insert(order, Known { standing, start_by_ms, segment });
+                }
+            }
+            Some(Entry::Acknowledged(acknowledged)) => {
+                for order in acknowledged.orders.iter().filter_map(|order| order.parse().ok()) {
+                    if let Some(known) = self.orders.get_mut(&order)
+                        && let Standing::Finished { position, .. } = known.standing
+                    {
+                        known.standing = Standing::Acknowledged { position };
+                    }
+                }
+            }
+            Some(Entry::Opened(_) | Entry::Denied(_)) | None => {}
+        }
+    }
+
+    fn epoch_seen(&mut self, run: &str, epoch: u64, segment: u64) {
+        if let Ok(run) = run.parse() {
+            let seen = self.epochs.entry(run).or_default();
+            *seen = (seen.0.max(epoch), segment);
+        }
+    }
+
+    /// Where an order stands; `None` for one that the journal has never seen.
+    pub fn standing(&self, order: TaskId) -> Option<&Standing> {
+        self.orders.get(&order).map(|known| &known.standing)
+    }
+
+    /// The orders that have begun and are not known to have ended.
+    pub fn started(&self) -> impl Iterator<Item = TaskId> {
+        self.orders
+            .iter()
+            .filter(|(_, known)| matches!(known.standing, Standing::Started { .. }))
+            .map(|(order, _)| *order)
+    }
+
+    /// The outcomes that the controller has not acknowledged, encoded, oldest order first.
+    pub fn unacknowledged(&self) -> impl Iterator<Item = (TaskId, Arc<[u8]>)> {
+        self.orders.iter().filter_map(|(order, known)| match &known.standing {
+            Standing::Finished { outcome, .. } => Some((*order, Arc::clone(outcome))),
+            _ => None,
+        })
+    }
+
+    /// The highest epoch that was seen for a run; 0 for none.
+    pub fn epoch(&self, run: RunId) -> u64 {
+        self.epochs.get(&run).map_or(0, |(epoch, _)| *epoch)
+    }
+
+    /// The last record's number and hash; 0 and zeros before the first.
+    pub(super) fn head(&self) -> (u64, Hash) {
+        (self.seq, self.hash)
+    }
+
+    /// Whether the journal takes no more records.
+    pub fn is_broken(&self) -> bool {
+        self.broken.is_some()
+    }
+
+    /// Whether nothing in a segment or before it is needed any more: every order acknowledged, and none that could have
+    /// started after `before_ms`.
+    pub(super) fn settled(&self, segment: u64, before_ms: i64) -> bool {
+        self.orders.values().filter(|known| known.segment <= segment).all(|known| {
+            matches!(known.standing, Standing::Acknowledged { .. }) && known.start_by_ms < before_ms
+        })
+    }
+
+    /// Drops what only a removed segment told of.
+    pub(super) fn forget(&mut self, segment: u64) {
+        self.orders.retain(|_, known| known.segment > segment);
+        self.epochs.retain(|_, (_, told)| *told > segment);
+    }
+}

@@ -1,0 +1,258 @@
+//! What this host's own root lets an order do, whoever signed it: `/etc/vigie/policy.toml`.
+//!
+//! Owns the decision and its words. Whatever needs an order is denied unless the policy names it, and a policy that is
+//! missing, does not parse or that others could have written denies every change. It says nothing of who may sign:
+//! that is the trust list's.
+
+mod file;
+mod parse;
+pub mod standard;
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    path::{Component, Path, PathBuf},
+};
+
+use vigie_proto::{
+    operation::{OPERATIONS, Operation},
+    v1::{Failure, PolicySummary, request},
+};
+
+pub use file::{PolicyFile, check};
+
+/// What an operation's permission is narrowed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Scope {
+    Stacks,
+    Units,
+    Programs,
+}
+
+impl Scope {
+    /// The scope of an operation that needs an order. `None` for one that this module does not know: it can then not
+    /// be allowed at all.
+    fn of(operation: &str) -> Option<Self> {
+        match operation {
+            "compose_up" | "compose_restart" => Some(Self::Stacks),
+            "unit_restart" => Some(Self::Units),
+            "exec" => Some(Self::Programs),
+            _ => None,
+        }
+    }
+
+    /// The key that narrows it in the file.
+    fn key(self) -> &'static str {
+        match self {
+            Self::Stacks => "stacks",
+            Self::Units => "units",
+            Self::Programs => "programs",
+        }
+    }
+}
+
+/// What one operation is allowed on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Allowance {
+    /// Stacks, units or programs, by the operation's scope.
+    named: BTreeSet<String>,
+    /// Whatever there is; only `exec` can have it.
+    any: bool,
+}
+
+/// What a sound policy file says.
+#[derive(Debug, Clone, Default)]
+struct Rules {
+    /// By operation, in the catalogue's order.
+    allow: Vec<(&'static Operation, Allowance)>,
+    folders: Vec<PathBuf>,
+    urls: BTreeSet<String>,
+}
+
+/// The policy as its file stood when it was read.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    file: PathBuf,
+    /// The reason and its remedy when the file is not sound.
+    rules: Result<Rules, Unsound>,
+}
+
+/// Why a policy file denies everything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsound {
+    /// Names the file and, where there is one, the line.
+    pub reason: String,
+    pub remedy: String,
+}
+
+impl Policy {
+    /// What is wrong with the file, when something is.
+    pub fn unsound(&self) -> Option<&Unsound> {
+        self.rules.as_ref().err()
+    }
+
+    /// Whether an order may run this here. `stack` is the stack that the request means, where it means one: a request
+    /// may leave it out.
+    ///
+    /// # Errors
+    /// `policy_invalid` or `policy_denied`, with what the host's root can do about it.
+    pub fn permits(&self, operation: &request::Operation, stack: Option<&str>) -> Result<(), Failure> {
+        let rules = self.sound()?;
+        let name = operation.name();
+        let subject = subject(operation, stack);
+        let allowance =
+            rules.allow.iter().find(|(allowed, _)| allowed.name == name).map(|(_, allowance)| allowance);
+        let allowed = match (&subject, allowance) {
+            (Some(subject), Some(allowance)) => allowance.any || allowance.named.contains(subject),
+            _ => false,
+        };
+        if allowed { Ok(()) } else { Err(self.denied(name, subject.as_deref())) }
+    }
+
+    fn denied(&self, operation: &str, subject: Option<&str>) -> Failure {
+        let file = self.file.display();
+        match (Scope::of(operation), subject) {
+            (Some(scope), Some(subject)) => Failure::new(
+                "policy_denied",
+                format!("this host's policy ({file}) does not let an order run {operation} on {subject}"),
+            )
+            .hint(format!(
+                "if it should, add as the host's root to {file}:\n[[allow]]\noperation = \"{operation}\"\n{} = [{}]",
+                scope.key(),
+                toml::Value::from(subject),
+            )),
+            (Some(Scope::Programs), None) => {
+                Failure::new("policy_denied", "the program is neither in the agent's path nor an absolute path")
+                    .hint("name a program that is on the host, best by its absolute path")
+            }
+            (Some(scope), None) => Failure::new(
+                "policy_denied",
+                format!("the order does not say on which of the host's {} to run {operation}", scope.key()),
+            )
+            .hint("name it in the request"),
+            (None, _) => Failure::new(
+                "policy_denied",
+                format!("this agent's policy has no way to allow {operation}"),
+            )
+            .hint("install a newer agent"),
+        }
+    }
+
+    /// Whether a probe may read this file. Only the path's text is looked at: whoever opens the file has to ask for the
+    /// path that is left once every link in it is followed.
+    ///
+    /// # Errors
+    /// `policy_invalid` or `policy_denied`, with what the host's root can do about it.
+    pub fn may_tail(&self, path: &Path) -> Result<(), Failure> {
+        let plain = path.is_absolute()
+            && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        let within = |folder: &PathBuf| {
+            path.starts_with(folder) || folder.canonicalize().is_ok_and(|folder| path.starts_with(folder))
+        };
+        if plain && self.sound()?.folders.iter().any(within) {
+            return Ok(());
+        }
+        let folder = path.parent().unwrap_or(path);
+        Err(self.unread(&path.display(), "folders", &folder.to_string_lossy()))
+    }
+
+    /// Whether a probe may ask this URL, which is compared as text.
+    ///
+    /// # Errors
+    /// `policy_invalid` or `policy_denied`, with what the host's root can do about it.
+    pub fn may_fetch(&self, url: &str) -> Result<(), Failure> {
+        if self.sound()?.urls.contains(url) { Ok(()) } else { Err(self.unread(&url, "urls", url)) }
+    }
+
+    fn unread(&self, what: &dyn fmt::Display, key: &str, value: &str) -> Failure {
+        let file = self.file.display();
+        let message = format!("this host's policy ({file}) does not let a probe read {what}");
+        Failure::new("policy_denied", message).hint(format!(
+            "if it should, add as the host's root to {file}, below [read]:\n{key} = [{}]",
+            toml::Value::from(value)
+        ))
+    }
+
+    fn sound(&self) -> Result<&Rules, Failure> {
+        self.rules
+            .as_ref()
+            .map_err(|unsound| Failure::new("policy_invalid", &unsound.reason).hint(&unsound.remedy))
+    }
+
+    /// For the fleet's state.
+    pub fn summary(&self) -> PolicySummary {
+        match &self.rules {
+            Err(unsound) => PolicySummary { error: unsound.reason.clone(), allows: Vec::new() },
+            Ok(rules) => PolicySummary {
+                error: String::new(),
+                allows: rules.allow.iter().map(|(operation, allowance)| allowance.words(operation)).collect(),
+            },
+        }
+    }
+
+    /// The folders and URLs that probes may read beside what the stacks name.
+    pub fn reads(&self) -> Vec<String> {
+        let Ok(rules) = &self.rules else { return Vec::new() };
+        rules
+            .folders
+            .iter()
+            .map(|folder| folder.display().to_string())
+            .chain(rules.urls.iter().cloned())
+            .collect()
+    }
+}
+
+impl fmt::Display for Policy {
+    /// One line for each thing that is allowed, or what is wrong.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let summary = self.summary();
+        if !summary.error.is_empty() {
+            return f.write_str(&summary.error);
+        }
+        let allowed = summary.allows.iter().map(|allowed| format!("orders may run {allowed}"));
+        let read = self.reads().into_iter().map(|read| format!("probes may read {read}"));
+        let lines: Vec<_> = allowed.chain(read).collect();
+        f.write_str(if lines.is_empty() { "no order may change anything here" } else { "" })?;
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl Allowance {
+    /// `compose_restart (stacks sylion)`.
+    fn words(&self, operation: &Operation) -> String {
+        let key = Scope::of(operation.name).map_or("", Scope::key);
+        if self.any {
+            return format!("{} (any of the {key})", operation.name);
+        }
+        let named: Vec<_> = self.named.iter().map(String::as_str).collect();
+        format!("{} ({key} {})", operation.name, named.join(", "))
+    }
+}
+
+/// What an operation is about, in the words of its scope; `None` when it does not say.
+fn subject(operation: &request::Operation, stack: Option<&str>) -> Option<String> {
+    match operation {
+        request::Operation::ComposeUp(_) | request::Operation::ComposeRestart(_) => stack.map(str::to_owned),
+        request::Operation::UnitRestart(request) => Some(request.unit.clone()),
+        request::Operation::Exec(request) => {
+            let program = super::child::resolve(&request.program).ok()?;
+            Some(plain_program(&program)?.to_str()?.to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// A program's path without links in its folders: `/bin/uptime` and `/usr/bin/uptime` are one program where `/bin` is a
+/// link. The last part is kept as it is: one binary can be many programs by its name (busybox), and to allow one of
+/// them is not to allow the others.
+fn plain_program(path: &Path) -> Option<PathBuf> {
+    Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?))
+}
+
+/// The operations that a policy can name.
+fn nameable() -> impl Iterator<Item = &'static Operation> {
+    OPERATIONS.iter().filter(|operation| operation.needs_order())
+}
+
+#[cfg(test)]
+mod tests;

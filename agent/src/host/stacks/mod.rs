@@ -1,0 +1,512 @@
+//! The Compose projects of this host: found by the labels of their containers, and remembered.
+//!
+//! Owns what is known of each stack (where it lives, how Compose is called, what it consists of, where its backend is
+//! published by rights) and looks at each stack's containers again on every [`Stacks::refresh`]. It changes nothing:
+//! bringing a stack up or down is an operation's business.
+
+pub mod compose;
+mod compose_env;
+mod discovery;
+pub mod dry_run;
+pub mod env_file;
+pub mod expansion;
+mod memory;
+pub mod model;
+mod roles;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bollard::models::ContainerSummary;
+use serde::{Deserialize, Serialize};
+use tokio::{sync::Mutex, time::Instant};
+use vigie_proto::v1::{Container, Stack};
+
+use crate::{
+    config::StackSettings,
+    host::{
+        docker::{Engine, EngineError, container},
+        nginx,
+    },
+    operations::Fault,
+};
+use compose::{ComposeCalls, Configured};
+use discovery::Seen;
+use env_file::EnvNames;
+use memory::Memory;
+pub use roles::is_same as is_same_place;
+
+/// How long one look at all stacks may take. Compose's own programs are the slow part.
+const REFRESH: Duration = Duration::from_secs(20);
+
+/// All that is known of one stack, whether it is up or not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KnownStack {
+    /// The Compose project's name.
+    pub name: String,
+    pub directory: PathBuf,
+    /// Absolute, in the order in which Compose merges them.
+    pub config_files: Vec<PathBuf>,
+    /// Those given with `--env-file`, absolute.
+    pub env_files: Vec<PathBuf>,
+    /// The variables with which Compose is called beside the env files.
+    pub compose_env: BTreeMap<String, String>,
+    /// True when a dry run with `compose_env` recreated nothing, or when the settings say it.
+    pub compose_env_established: bool,
+    /// Every service ever seen that the files still declare.
+    pub services: BTreeMap<String, KnownService>,
+    pub volumes: BTreeSet<String>,
+    pub networks: BTreeSet<String>,
+    /// By env file: the names it set the last times that the stack was well, and since.
+    pub env_names: BTreeMap<PathBuf, BTreeSet<String>>,
+    /// The service that answers requests; empty when none is known to.
+    pub backend_service: String,
+    /// Where the backend is published by rights, `127.0.0.1:8000`; empty when unknown.
+    pub backend_address: String,
+    /// The name under which nginx serves the stack; empty when unknown.
+    pub server_name: String,
+    /// Where nginx listens for that name; 0 when unknown.
+    pub proxy_port: u16,
+    /// Whether it expects TLS there.
+    pub proxy_tls: bool,
+    pub health_path: String,
+    pub first_seen_ms: i64,
+}
+
+/// A service that was seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownService {
+    /// Its container's name.
+    pub container: String,
+    pub image: String,
+}
+
+impl KnownStack {
+    /// The env files that Compose reads: those given, else the `.env` beside the project.
+    pub fn effective_env_files(&self) -> Vec<PathBuf> {
+        if self.env_files.is_empty() { vec![self.directory.join(".env")] } else { self.env_files.clone() }
+    }
+
+    /// The health path, which is never empty.
+    pub fn health_path(&self) -> &str {
+        if self.health_path.is_empty() { "/health" } else { &self.health_path }
+    }
+
+    /// One container for each known service, present or missing, then those of unknown ones; and the names of the
+    /// missing services.
+    pub fn inventory(&self, present: &[Container]) -> (Vec<Container>, Vec<String>) {
+        let mut all: Vec<Container> = present.iter().filter(|own| own.stack == self.name).cloned().collect();
+        let mut missing = Vec::new();
+        for (service, known) in &self.services {
+            if !all.iter().any(|own| own.service == *service) {
+                missing.push(service.clone());
+                all.push(Container {
+                    name: known.container.clone(),
+                    image: known.image.clone(),
+                    stack: self.name.clone(),
+                    service: service.clone(),
+                    state: "missing".to_owned(),
+                    health: "none".to_owned(),
+                    ..Container::default()
+                });
+            }
+        }
+        all.sort_by(|a, b| (&a.service, &a.name).cmp(&(&b.service, &b.name)));
+        (all, missing)
+    }
+
+    fn learn(&mut self, seen: Seen) {
+        let place =
+            |stack: &Self| (stack.directory.clone(), stack.config_files.clone(), stack.env_files.clone());
+        let before = place(self);
+        self.directory = seen.directory;
+        self.config_files = seen.config_files;
+        self.env_files = seen.env_files;
+        if place(self) != before {
+            // Another way of calling Compose may need another environment.
+            self.compose_env_established = false;
+        }
+        self.services.extend(seen.services);
+        self.volumes.extend(seen.volumes);
+        self.networks.extend(seen.networks);
+    }
+
+    /// Applies what a person says of the stack, over whatever was found.
+    fn correct(&mut self, settings: &StackSettings) {
+        if let Some(directory) = &settings.directory {
+            self.directory.clone_from(directory);
+        }
+        let absolute =
+            |files: &[PathBuf]| files.iter().map(|file| self.directory.join(file)).collect::<Vec<_>>();
+        let (config_files, env_files) = (absolute(&settings.config_files), absolute(&settings.env_files));
+        if !config_files.is_empty() {
+            self.config_files = config_files;
+        }
+        if !env_files.is_empty() {
+            self.env_files = env_files;
+        }
+        if let Some(environment) = &settings.compose_env {
+            self.compose_env.clone_from(environment);
+            self.compose_env_established = true;
+        }
+        for (value, own) in [
+            (&settings.backend_service, &mut self.backend_service),
+            (&settings.backend_address, &mut self.backend_address),
+            (&settings.server_name, &mut self.server_name),
+            (&settings.health_path, &mut self.health_path),
+        ] {
+            if let Some(value) = value {
+                own.clone_from(value);
+            }
+        }
+    }
+}
+
+/// The stacks of this host.
+pub struct Stacks {
+    engine: Engine,
+    settings: BTreeMap<String, StackSettings>,
+    calls: ComposeCalls,
+    /// What everyone reads; replaced whole by a refresh.
+    picture: RwLock<Picture>,
+    /// Held by the refresh that runs. What it guards says when a search for `compose_env` found nothing.
+    refreshing: Mutex<HashMap<String, String>>,
+    memory: Memory,
+}
+
+/// The stacks at one moment.
+#[derive(Default, Clone)]
+struct Picture {
+    known: BTreeMap<String, Arc<KnownStack>>,
+    /// All containers; `None` while the engine does not answer.
+    containers: Option<Arc<Vec<Container>>>,
+    docker_error: String,
+}
+
+impl Stacks {
+    /// The stacks that this state folder remembers. Nothing is looked at before the first refresh.
+    pub fn open(state: &Path, engine: Engine, settings: BTreeMap<String, StackSettings>) -> Self {
+        let (memory, known, error) = Memory::open(state);
+        if let Some(error) = error {
+            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(%error, cause, "the stacks seen earlier are not remembered");
+        }
+        let mut known: BTreeMap<_, _> = known;
+        for (name, settings) in &settings {
+            if let Some(stack) = known.get_mut(name) {
+                stack.correct(settings);
+            }
+        }
+        let known = known.into_iter().map(|(name, stack)| (name, Arc::new(stack))).collect();
+        Self {
+            engine,
+            settings,
+            calls: ComposeCalls::default(),
+            picture: RwLock::new(Picture { known, ..Picture::default() }),
+            refreshing: Mutex::default(),
+            memory,
+        }
+    }
+
+    /// Compose on this host.
+    pub fn compose(&self) -> &ComposeCalls {
+        &self.calls
+    }
+
+    /// Why the engine does not answer; empty when it does, when there is none, and before the first refresh.
+    pub fn docker_error(&self) -> String {
+        self.picture().docker_error
+    }
+
+    /// Every stack as operators see it.
+    pub fn snapshot(&self) -> Vec<Stack> {
+        let picture = self.picture();
+        picture.known.values().map(|stack| as_seen(stack, picture.containers.as_deref())).collect()
+    }
+
+    /// Every stack that is known.
+    pub fn all(&self) -> Vec<Arc<KnownStack>> {
+        self.picture().known.into_values().collect()
+    }
+
+    /// A stack by name; the empty name means the only one.
+    ///
+    /// # Errors
+    /// When there is no such stack, or more than one to choose from.
+    pub async fn resolve(&self, name: &str) -> Result<Arc<KnownStack>, Fault> {
+        if let Some(found) = self.find(name)? {
+            return Ok(found);
+        }
+        // It may have come up since the last look.
+        self.refresh().await;
+        if let Some(found) = self.find(name)? {
+            return Ok(found);
+        }
+        let picture = self.picture();
+        let names: Vec<_> = picture.known.keys().map(String::as_str).collect();
+        let (message, hint) = match (name, names.as_slice()) {
+            ("", _) => ("no stack was ever seen on this host".to_owned(), String::new()),
+            (name, []) => (format!("no stack `{name}` was ever seen on this host"), String::new()),
+            (name, names) => (
+                format!("no stack `{name}` was ever seen on this host"),
+                format!("known here: {}", names.join(", ")),
+            ),
+        };
+        if picture.docker_error.is_empty() {
+            return Err(Fault::refused("stack_unknown", message).hint(hint));
+        }
+        Err(Fault::failed("docker_unreachable", format!("{message}, and {}", picture.docker_error))
+            .hint(hint))
+    }
+
+    fn find(&self, name: &str) -> Result<Option<Arc<KnownStack>>, Fault> {
+        let picture = self.picture();
+        if !name.is_empty() {
+            return Ok(picture.known.get(name).cloned());
+        }
+        let mut stacks = picture.known.values();
+        match (stacks.next(), stacks.next()) {
+            (Some(only), None) => Ok(Some(Arc::clone(only))),
+            (None, _) => Ok(None),
+            _ => {
+                let names: Vec<_> = picture.known.keys().map(String::as_str).collect();
+                Err(Fault::refused("stack_ambiguous", "this host has several stacks")
+                    .hint(format!("name one of them: {}", names.join(", "))))
+            }
+        }
+    }
+
+    /// Looks at the host again. What cannot be seen at this moment stays as it was known.
+    pub async fn refresh(&self) {
+        let mut tried = self.refreshing.lock().await;
+        let deadline = Instant::now() + REFRESH;
+        let before = self.picture();
+        let mut known: BTreeMap<String, KnownStack> =
+            before.known.iter().map(|(name, stack)| (name.clone(), KnownStack::clone(stack))).collect();
+        let (summaries, docker_error) = match self.engine.containers(None).await {
+            Ok(summaries) => (Some(summaries), String::new()),
+            Err(EngineError::Absent(_)) => (None, String::new()),
+            Err(error) => (None, error.chain()),
+        };
+        let now = now_ms();
+        for (name, seen) in discovery::projects(summaries.as_deref().unwrap_or_default()) {
+            let stack = known.entry(name.clone()).or_insert_with(|| KnownStack {
+                name,
+                first_seen_ms: now,
+                ..KnownStack::default()
+            });
+            stack.learn(seen);
+        }
+        for (name, settings) in &self.settings {
+            // Settings that say where a stack lives stand for having seen it.
+            if !known.contains_key(name) && settings.directory.is_some() && !settings.config_files.is_empty()
+            {
+                let stack = KnownStack { name: name.clone(), first_seen_ms: now, ..KnownStack::default() };
+                known.insert(name.clone(), stack);
+            }
+            if let Some(stack) = known.get_mut(name) {
+                stack.correct(settings);
+            }
+        }
+        let containers: Option<Vec<Container>> =
+            summaries.as_ref().map(|all| all.iter().map(container).collect());
+        let present = containers.as_deref().unwrap_or_default();
+        let mut models = BTreeMap::new();
+        for stack in known.values_mut() {
+            if let Some(model) =
+                self.examine(stack, summaries.as_deref(), present, &mut tried, deadline).await
+            {
+                models.insert(stack.name.clone(), model);
+            }
+        }
+        let routes = if known.is_empty() { None } else { nginx::routes(deadline).await.ok() };
+        roles::assign(&mut known, present, &models, routes.as_deref());
+        for (name, settings) in &self.settings {
+            if let Some(stack) = known.get_mut(name) {
+                stack.correct(settings);
+            }
+        }
+        self.keep(known, containers, docker_error);
+    }
+
+    /// Looks at one stack's files.
+    async fn examine(
+        &self,
+        stack: &mut KnownStack,
+        summaries: Option<&[ContainerSummary]>,
+        present: &[Container],
+        tried: &mut HashMap<String, String>,
+        deadline: Instant,
+    ) -> Option<Arc<Configured>> {
+        remember_env_names(stack, summaries.unwrap_or_default());
+        // An engine that does not answer makes Compose slow, and there is nothing new to learn.
+        let summaries = summaries?;
+        if !stack.compose_env_established {
+            self.establish(stack, summaries, present, tried, deadline).await;
+        }
+        // A stack whose files are broken keeps what was known; `compose_config` says what is wrong.
+        let configured = self.calls.configured(stack, deadline).await.ok()?.ok()?;
+        if let Some(declared) = declared_services(&stack.config_files) {
+            let alive = |service: &String| {
+                present.iter().any(|own| own.stack == stack.name && own.service == *service)
+            };
+            stack.services.retain(|service, _| declared.contains(service) || alive(service));
+        }
+        for service in &configured.model.services {
+            let known = stack.services.entry(service.declared.service.clone()).or_default();
+            if known.container.is_empty() {
+                known.container.clone_from(&service.container_name);
+            }
+            if known.image.is_empty() {
+                known.image.clone_from(&service.declared.image);
+            }
+        }
+        Some(configured)
+    }
+
+    async fn establish(
+        &self,
+        stack: &mut KnownStack,
+        summaries: &[ContainerSummary],
+        present: &[Container],
+        tried: &mut HashMap<String, String>,
+        deadline: Instant,
+    ) {
+        let own: Vec<Container> = present.iter().filter(|own| own.stack == stack.name).cloned().collect();
+        let circumstances = compose_env::circumstances(stack, &own);
+        if own.is_empty() || tried.get(&stack.name) == Some(&circumstances) {
+            return;
+        }
+        match compose_env::infer(&self.calls, stack, summaries, deadline).await {
+            Ok(Some(environment)) => {
+                tracing::info!(stack = stack.name, variables = ?environment.keys(), "compose_env is established");
+                stack.compose_env = environment;
+                stack.compose_env_established = true;
+                tried.remove(&stack.name);
+            }
+            Ok(None) => {
+                tried.insert(stack.name.clone(), circumstances);
+            }
+            Err(fault) => {
+                tracing::debug!(
+                    stack = stack.name,
+                    reason = fault.failure.message,
+                    "compose_env is not known yet"
+                );
+            }
+        }
+    }
+
+    fn keep(
+        &self,
+        known: BTreeMap<String, KnownStack>,
+        containers: Option<Vec<Container>>,
+        docker_error: String,
+    ) {
+        let before = self.picture();
+        let same = before.known.len() == known.len()
+            && known.iter().all(|(name, stack)| before.known.get(name).is_some_and(|old| **old == *stack));
+        if !same && let Err(error) = self.memory.save(&known) {
+            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(%error, cause, "what was learnt of the stacks is not remembered");
+        }
+        let picture = Picture {
+            known: known.into_iter().map(|(name, stack)| (name, Arc::new(stack))).collect(),
+            containers: containers.map(Arc::new),
+            docker_error,
+        };
+        // A writer that panicked left a whole picture behind: it is replaced in one assignment.
+        *self.picture.write().unwrap_or_else(PoisonError::into_inner) = picture;
+    }
+
+    fn picture(&self) -> Picture {
+        self.picture.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Adds the names that the env files set. Names that are gone are forgotten only once the stack is well without them:
+/// every container runs and passes its health check, and the backend's (every one where none is known to be the
+/// backend) was made after the file changed.
+fn remember_env_names(stack: &mut KnownStack, summaries: &[ContainerSummary]) {
+    for file in stack.effective_env_files() {
+        let Ok(text) = std::fs::read_to_string(&file) else { continue };
+        let names = EnvNames::parse(&text).set();
+        let modified = std::fs::metadata(&file).and_then(|meta| meta.modified()).unwrap_or(SystemTime::now());
+        let remembered = stack.env_names.entry(file).or_default();
+        if is_well_since(&stack.name, &stack.backend_service, stack.services.keys(), summaries, modified) {
+            *remembered = names;
+        } else {
+            remembered.extend(names);
+        }
+    }
+}
+
+fn is_well_since<'a>(
+    project: &str,
+    backend: &str,
+    mut services: impl Iterator<Item = &'a String>,
+    summaries: &[ContainerSummary],
+    modified: SystemTime,
+) -> bool {
+    let modified = modified.duration_since(UNIX_EPOCH).map_or(i64::MAX, |since| since.as_secs() as i64);
+    let own: Vec<(Container, i64)> = summaries
+        .iter()
+        .map(|summary| (container(summary), summary.created.unwrap_or_default()))
+        .filter(|(own, _)| own.stack == project)
+        .collect();
+    services.all(|service| own.iter().any(|(own, _)| own.service == *service))
+        && own.iter().any(|(own, _)| own.health == "healthy")
+        && own.iter().all(|(own, created)| {
+            own.state == "running"
+                && matches!(own.health.as_str(), "healthy" | "none")
+                && (*created > modified || (!backend.is_empty() && own.service != backend))
+        })
+}
+
+/// The services that the files declare, those of inactive profiles too; `None` when a file cannot be read or brings
+/// in others.
+fn declared_services(files: &[PathBuf]) -> Option<BTreeSet<String>> {
+    let mut declared = BTreeSet::new();
+    for file in files {
+        let tree: serde_json::Value = serde_saphyr::from_str(&std::fs::read_to_string(file).ok()?).ok()?;
+        if tree.get("include").is_some() {
+            return None;
+        }
+        declared.extend(tree.get("services")?.as_object()?.keys().cloned());
+    }
+    Some(declared)
+}
+
+fn as_seen(stack: &KnownStack, containers: Option<&Vec<Container>>) -> Stack {
+    let (mut services, _) = stack.inventory(containers.map_or(&[], Vec::as_slice));
+    if containers.is_none() {
+        // Nobody can tell, which is not the same as missing.
+        services.iter_mut().for_each(|own| "unknown".clone_into(&mut own.state));
+    }
+    let texts = |files: &[PathBuf]| files.iter().map(|file| file.to_string_lossy().into_owned()).collect();
+    Stack {
+        name: stack.name.clone(),
+        directory: stack.directory.to_string_lossy().into_owned(),
+        config_files: texts(&stack.config_files),
+        env_files: texts(&stack.effective_env_files()),
+        compose_env: stack.compose_env.keys().cloned().collect(),
+        compose_env_established: stack.compose_env_established,
+        services,
+        server_name: stack.server_name.clone(),
+        backend_address: stack.backend_address.clone(),
+        health_path: stack.health_path().to_owned(),
+        first_seen_ms: stack.first_seen_ms,
+    }
+}
+
+fn now_ms() -> i64 {
+    chrono::Utc::now().timestamp_millis()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 # Shared by deploy/quickstart and tests/run: Debian packages and the build.
 # shellcheck shell=bash
 
-say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
+say() { if [[ -t 2 ]]; then printf '\033[1m%s\033[0m\n' "$*" >&2; else printf '== %s\n' "$*" >&2; fi; }
 die() {
     printf 'error: %s\n' "$*" >&2
     exit 1

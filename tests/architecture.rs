@@ -1,5 +1,7 @@
 //! The architecture's invariants, as far as the sources can show them. ARCHITECTURE.md says why each holds.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
 use std::{
     fs,
     path::{Path, PathBuf},

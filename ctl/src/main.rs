@@ -55,9 +55,24 @@ fn surroundings(home: Home, interrupt: Interrupt) -> Surroundings {
         stderr: Box::new(stderr),
         terminal,
         home,
-        user: env::var("USER").unwrap_or_default(),
+        user: user().unwrap_or_default(),
         interrupt,
     }
+}
+
+/// Who sits here: what the session says, else what the system's list says of the process (a script run by a service
+/// has no session).
+fn user() -> Option<String> {
+    let named = ["USER", "LOGNAME"].into_iter().filter_map(|name| env::var(name).ok());
+    named.into_iter().find(|name| !name.is_empty()).or_else(|| {
+        let id = rustix::process::getuid().as_raw().to_string();
+        let users = std::fs::read_to_string("/etc/passwd").ok()?;
+        let mut entries = users.lines().map(|line| line.split(':'));
+        entries.find_map(|mut entry| {
+            let name = entry.next()?;
+            (entry.nth(1)? == id).then(|| name.to_owned())
+        })
+    })
 }
 
 /// Before there is anything to say it with.

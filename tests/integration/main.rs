@@ -1,5 +1,7 @@
 //! Real programs on loopback, with real TLS: what a user can rely on when nothing goes wrong, and when everything does.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
 mod durability;
 mod orders;
 mod rogue;

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io::{self, Write as _},
     net::TcpStream,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -142,12 +143,17 @@ impl Drop for Fleet {
     fn drop(&mut self) {
         kill(&mut self.controller);
         if std::thread::panicking() {
-            for log in ["controller.log"] {
-                let text = fs::read_to_string(self.path(log)).unwrap_or_default();
-                let lines: Vec<_> = text.lines().rev().take(30).collect();
-                let lines: Vec<_> = lines.into_iter().rev().collect();
-                // Shown by the test runner beside the failure.
-                std::io::Write::write_all(&mut std::io::stderr(), lines.join("\n").as_bytes()).ok();
+            let logs =
+                fs::read_dir(self.folder.path()).into_iter().flatten().flatten().map(|entry| entry.path());
+            let logs = logs
+                .flat_map(|path| [path.join("agent.log"), path])
+                .filter(|path| path.ends_with("agent.log") || path.ends_with("controller.log"));
+            for log in logs {
+                let Ok(text) = fs::read_to_string(&log) else { continue };
+                let lines: Vec<_> = text.lines().collect();
+                let last = lines[lines.len().saturating_sub(30)..].join("\n");
+                // Shown by the test runner beside the failure; a broken stream has nobody to show it to.
+                let _ = writeln!(io::stderr(), "--- {}\n{last}", log.display());
             }
         }
     }

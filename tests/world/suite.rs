@@ -1,6 +1,8 @@
 //! The world: three real VPSes, one of them broken by each fault in turn. `tests/run world` brings the hosts up and adds
 //! them with `vigiectl hosts add`; this suite breaks, diagnoses, repairs and looks.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
 use std::{
     path::{Path, PathBuf},
     process::Command,

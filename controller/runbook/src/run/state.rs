@@ -225,7 +225,7 @@ impl State {
             }
             Event::Noted(_) => {}
             Event::Closed(closed) => {
-                self.closed = Some((closed.verdict(), closed.reason.clone(), event.at_ms))
+                self.closed = Some((closed.verdict(), closed.reason.clone(), event.at_ms));
             }
         }
         self.last_seq = seq;

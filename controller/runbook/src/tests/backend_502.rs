@@ -361,7 +361,7 @@ fn a_missing_variable_is_named_and_never_restarted_away() {
     let mut answers = crashing(1, vec![STARTING, MISSING, STARTING, MISSING]);
     answers.env.removed = lines(&["JWT_SECRET"]);
     insta::assert_snapshot!(told(&answers), @r##"
-    missing_variable: the backend crash-loops: JWT_SECRET is missing in /srv/sylion/.env.prod (it was there before: JWT_SECRET)
+    missing_variable: the backend crash-loops: JWT_SECRET is missing in /srv/sylion/.env.prod (it was there before)
     add it to /srv/sylion/.env.prod, then `vigiectl do compose_up -H vps1 --stack sylion --services backend`: a restart would not read the file again
     "##);
     // The agent never saw the variable: the log alone tells.
@@ -417,7 +417,7 @@ fn a_broken_image_is_rebuilt_when_its_source_is_newer() {
 fn an_unknown_crash_is_called_one() {
     insta::assert_snapshot!(told(&crashing(3, vec![STARTING, "thread 'main' overflowed its patience"])), @r##"
     crash_loop: sylion-backend dies again and again (5 restarts, exit code 3): thread 'main' overflowed its patience
-    read what it says before it dies: `vigiectl logs --service backend -H vps1 -n 50`. A restart cannot help: it restarts already
+    read what it says before it dies: `vigiectl probe container_logs -H vps1 --service backend --lines 50`. A restart cannot help: it restarts already
     "##);
     // Without a restart policy it stays where it fell.
     let mut answers = crashing(3, vec![STARTING]);
@@ -509,7 +509,7 @@ fn a_wrong_upstream_is_named_with_its_line() {
     };
     insta::assert_snapshot!(told(&answers), @r##"
     wrong_upstream: nginx sends api.sylion.tech to 127.0.0.1:8001, where nobody listens (/etc/nginx/sites-enabled/api.sylion.tech:15); the backend answers on 127.0.0.1:8000
-    in /etc/nginx/sites-enabled/api.sylion.tech, line 15: `proxy_pass http://127.0.0.1:8000;` instead of `http://127.0.0.1:8001`, then `vigiectl probe nginx_test -H vps1` and `vigiectl exec -H vps1 -- systemctl reload nginx`. A restart of the backend cannot help
+    in /etc/nginx/sites-enabled/api.sylion.tech, line 15: `proxy_pass http://127.0.0.1:8000;` instead of `http://127.0.0.1:8001`, then `vigiectl do unit_restart -H vps1 --unit nginx.service`, which tests the configuration first. A restart of the backend cannot help
     "##);
 }
 

@@ -112,4 +112,30 @@ mod tests {
             }
         }
     }
+
+    /// Every message, enumeration, service and rpc carries prose. The source's comments stand in the descriptors under
+    /// the path of what they explain: `[4, n]` a message, `[5, n]` an enumeration, `[6, n]` a service, `[6, n, 2, m]`
+    /// an rpc.
+    #[test]
+    fn the_contract_explains_itself() {
+        for file in pool().files().filter(|file| file.package_name() == "vigie.v1") {
+            let file = file.file_descriptor_proto();
+            let explained = |path: &[i32]| {
+                let mut places = file.source_code_info.iter().flat_map(|info| &info.location);
+                places.any(|place| place.path == path && !place.leading_comments().trim().is_empty())
+            };
+            let places = [(4, file.message_type.len()), (5, file.enum_type.len()), (6, file.service.len())];
+            for (kind, count) in places {
+                for number in 0..i32::try_from(count).unwrap() {
+                    assert!(explained(&[kind, number]), "{}: [{kind}, {number}] has no prose", file.name());
+                }
+            }
+            for (number, service) in file.service.iter().enumerate() {
+                for (method, rpc) in service.method.iter().enumerate() {
+                    let path = [6, i32::try_from(number).unwrap(), 2, i32::try_from(method).unwrap()];
+                    assert!(explained(&path), "{} has no prose", rpc.name());
+                }
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::v1::{Failure, Outcome, OutcomeStatus, Result as OperationResult, result};
+use crate::v1::{Failure, Outcome, OutcomeStatus, Result as OperationResult, RunVerdict, result};
 
 impl Failure {
     /// A failure without a hint.
@@ -69,6 +69,24 @@ impl OutcomeStatus {
             Self::Cancelled => "cancelled",
             Self::InDoubt => "in doubt",
             Self::Unreachable => "unreachable",
+        }
+    }
+}
+
+impl RunVerdict {
+    /// The word that scripts read, and people with a space for the underscore: `in_doubt`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unspecified => "open",
+            Self::Ok => "ok",
+            Self::Findings => "findings",
+            Self::Resolved => "resolved",
+            Self::Unresolved => "unresolved",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::InDoubt => "in_doubt",
+            Self::Cancelled => "cancelled",
         }
     }
 }

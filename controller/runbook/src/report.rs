@@ -230,20 +230,8 @@ fn outcome_words(outcome: &Outcome) -> String {
     }
 }
 
-/// A verdict as people read it.
-pub fn verdict_word(verdict: RunVerdict) -> &'static str {
-    match verdict {
-        RunVerdict::Unspecified => "open",
-        RunVerdict::Ok => "ok",
-        RunVerdict::Findings => "findings",
-        RunVerdict::Resolved => "resolved",
-        RunVerdict::Unresolved => "unresolved",
-        RunVerdict::Failed => "failed",
-        RunVerdict::Refused => "refused",
-        RunVerdict::Unreachable => "unreachable",
-        RunVerdict::InDoubt => "in doubt",
-        RunVerdict::Cancelled => "cancelled",
-    }
+fn verdict_word(verdict: RunVerdict) -> String {
+    verdict.word().replace('_', " ")
 }
 
 fn count(number: usize, noun: &str) -> String {

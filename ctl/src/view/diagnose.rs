@@ -12,7 +12,10 @@ use super::{
     plan,
     run::{Health, RunView},
 };
-use crate::output::look::{Look, columns, count, duration_ms, pad};
+use crate::output::{
+    document::text_lines,
+    look::{Look, columns, count, duration_ms, pad},
+};
 
 /// Targets that a person would say the same sentence about.
 struct Group<'a> {
@@ -422,7 +425,8 @@ pub(crate) fn failure(outcome: &Outcome, reason: &str, look: &Look) -> String {
         Some(failure) if !reason.is_empty() => {
             let hint = match failure.hint.as_str() {
                 "" => String::new(),
-                hint => format!("\n  {} {}", look.cyan("hint:"), escape(hint, false)),
+                // Lines of their own stay under the hint, so that a host's words cannot pass for another host's.
+                hint => format!("\n  {} {}", look.cyan("hint:"), text_lines(hint).join("\n        ")),
             };
             format!("{word}: {}{hint}", escape(reason, false))
         }

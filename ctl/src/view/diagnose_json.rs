@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{
     plan::short_digest,
     run::RunView,
-    runs::{mode_word, verdict_word},
+    runs::mode_word,
 };
 use crate::output::json;
 
@@ -21,7 +21,7 @@ pub(crate) fn document(view: &RunView) -> Value {
         "title": view.opened.title,
         "runbook": view.runbook_id(),
         "mode": mode_word(view.mode()),
-        "verdict": verdict_word(view.verdict()),
+        "verdict": view.verdict().word(),
         "reason": view.closed.as_ref().map_or("", |closed| closed.reason.as_str()),
         "opened_at_ms": view.opened_at_ms,
         "closed_at_ms": view.closed_at_ms,

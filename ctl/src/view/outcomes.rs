@@ -168,7 +168,7 @@ pub(crate) fn document(view: &RunView) -> Value {
     json!({
         "run": view.run,
         "title": view.opened.title,
-        "verdict": super::runs::verdict_word(view.verdict()),
+        "verdict": view.verdict().word(),
         "opened_at_ms": view.opened_at_ms,
         "closed_at_ms": view.closed_at_ms,
         "targets": targets,

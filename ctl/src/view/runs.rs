@@ -12,22 +12,6 @@ use crate::output::{
     table::Table,
 };
 
-/// How a run ended; `open` while it has not.
-pub(crate) fn verdict_word(verdict: RunVerdict) -> &'static str {
-    match verdict {
-        RunVerdict::Unspecified => "open",
-        RunVerdict::Ok => "ok",
-        RunVerdict::Findings => "findings",
-        RunVerdict::Resolved => "resolved",
-        RunVerdict::Unresolved => "unresolved",
-        RunVerdict::Failed => "failed",
-        RunVerdict::Refused => "refused",
-        RunVerdict::Unreachable => "unreachable",
-        RunVerdict::InDoubt => "in_doubt",
-        RunVerdict::Cancelled => "cancelled",
-    }
-}
-
 /// Where a run stands, for people.
 pub(crate) fn phase_word(phase: RunPhase) -> &'static str {
     match phase {
@@ -53,7 +37,7 @@ pub(crate) fn mode_word(mode: RunMode) -> &'static str {
 
 /// The verdict in its colour, underscores as people write them.
 pub(crate) fn verdict(verdict: RunVerdict, look: &Look) -> String {
-    let word = verdict_word(verdict).replace('_', " ");
+    let word = verdict.word().replace('_', " ");
     match verdict {
         RunVerdict::Ok | RunVerdict::Resolved => look.green(&word),
         RunVerdict::Failed | RunVerdict::Unresolved | RunVerdict::InDoubt | RunVerdict::Findings => {

@@ -230,7 +230,7 @@ pub(crate) fn document(view: &RunView) -> Value {
     json!({
         "run": view.run,
         "title": view.opened.title,
-        "verdict": runs::verdict_word(view.verdict()),
+        "verdict": view.verdict().word(),
         "events": events.collect::<Vec<_>>(),
     })
 }

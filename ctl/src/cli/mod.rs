@@ -94,7 +94,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         call: Change,
     },
-    /// Run a program on hosts (never a shell), after you agreed to the plan
+    /// Run a program on hosts (never a shell); asks first unless every host is named
     Exec(Exec),
     /// What was asked of the fleet, and what became of it
     #[command(subcommand)]

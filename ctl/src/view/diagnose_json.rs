@@ -2,11 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    plan::short_digest,
-    run::RunView,
-    runs::mode_word,
-};
+use super::{plan::short_digest, run::RunView, runs::mode_word};
 use crate::output::json;
 
 /// The run as scripts read it. Fields are added over time and never change their meaning.

@@ -235,9 +235,17 @@ impl Audit {
         }
     }
 
-    /// Writes down what already happened. A failure is logged, since there is nothing left to refuse.
+    /// Writes down what already happened.
+    ///
+    /// # Errors
+    /// When it is not in the store.
+    pub async fn write(&self, intent: &Intent, kind: Kind) -> Result<(), StoreError> {
+        self.store.write_audit(intent.line(kind)).await.map(|_| ())
+    }
+
+    /// The same, where there is nothing left to refuse: a failure is logged.
     pub async fn note(&self, intent: &Intent, kind: Kind) {
-        if let Err(error) = self.store.write_audit(intent.line(kind)).await {
+        if let Err(error) = self.write(intent, kind).await {
             tracing::error!(
                 action = intent.action,
                 actor = intent.actor,

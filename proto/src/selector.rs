@@ -211,6 +211,12 @@ fn expand(pattern: &str) -> Result<Vec<String>, String> {
     let mut names = Vec::new();
     for part in range.split(',') {
         let (low, high) = part.split_once('-').unwrap_or((part, part));
+        if low.len() > 10 || high.len() > 10 {
+            return Err(format!(
+                "the range {} has more than 10 digits",
+                part.chars().take(40).collect::<String>()
+            ));
+        }
         let number = |text: &str| text.parse::<u32>().map_err(|_| format!("{text:?} is not a number"));
         let (first, last) = (number(low)?, number(high)?);
         if first > last {
@@ -280,7 +286,9 @@ mod tests {
             select("env=prod,role on (a)", "").unwrap_err().to_string(),
             "label selector, column 10: \"on\" is neither `in` nor `notin`"
         );
-        for bad in ["vps[3-1]", "vps[1-99999]", "vps[1", "vps[1-2][1-2]", "VPS1", "a..b", "-x"] {
+        for bad in
+            ["vps[3-1]", "vps[00000000001-2]", "vps[1-99999]", "vps[1", "vps[1-2][1-2]", "VPS1", "a..b", "-x"]
+        {
             assert!(select("", bad).is_err(), "{bad}");
         }
         let all = v1::Selector { all: true, hosts: "vps1".to_owned(), ..Default::default() };

@@ -73,16 +73,20 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-/// So many ports that nobody listens on now.
+/// So many ports that nobody listens on now. Below those that the system gives to clients, and in a place of its own for
+/// each test's process: a port that is free now has to be free still when its server starts.
 ///
 /// # Panics
 /// When loopback has none.
 pub fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0"));
-    listeners.map(|listener| match listener.and_then(|listener| listener.local_addr()) {
-        Ok(address) => address.port(),
-        Err(error) => panic!("no free port: {error}"),
-    })
+    let places = (32_000 - 20_000) / N;
+    let first = std::process::id() as usize % places;
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    (0..places)
+        .map(|place| 20_000 + (first + place) % places * N)
+        .map(|first| std::array::from_fn(|number| u16::try_from(first + number).unwrap_or(u16::MAX)))
+        .find(|ports: &[u16; N]| ports.iter().all(free))
+        .unwrap_or_else(|| panic!("no free ports on loopback"))
 }
 
 /// Looks until something is so.

@@ -33,7 +33,7 @@ fn render(out: &mut String, state: &State, events: &[RunEvent]) -> fmt::Result {
         }
         None => writeln!(out, "| State | open |")?,
     }
-    let names: Vec<_> = state.targets().iter().map(name).collect();
+    let names: Vec<_> = state.targets().iter().map(|target| name(target)).collect();
     writeln!(out, "| Targets | {} |\n", md(&names.join(", ")))?;
 
     if state.runbook().is_some() {
@@ -97,7 +97,7 @@ fn actions(out: &mut String, state: &State) -> fmt::Result {
     }
     writeln!(out, "## Actions\n\n| target | action | order | outcome |\n|---|---|---|---|")?;
     for task in state.tasks() {
-        let target = state.targets().get(task.target).map(name).unwrap_or_default();
+        let target = state.targets().get(task.target).map(|target| name(target)).unwrap_or_default();
         let operation = task.leaf.operation.as_ref().and_then(|request| request.operation.as_ref());
         let outcome = task.outcome.as_ref().map_or_else(|| "not carried out".to_owned(), outcome_words);
         writeln!(
@@ -135,12 +135,16 @@ fn verification(out: &mut String, state: &State) -> fmt::Result {
 /// One event in words, a line for each thing that happened in it. Verification's repeated probes are left to the
 /// conclusion that they lead to.
 pub fn timeline(state: &State, event: &RunEvent) -> Vec<String> {
-    let target =
-        |place: u32| state.targets().get(place as usize).map_or_else(|| format!("target {place}"), name);
+    let target = |place: u32| {
+        state.targets().get(place as usize).map_or_else(|| format!("target {place}"), |target| name(target))
+    };
     let order = |order: &str| {
         let task = state.tasks().iter().find(|task| task.leaf.order == order);
         let operation = task.and_then(|task| task.leaf.operation.as_ref()?.operation.as_ref());
-        let host = task.and_then(|task| state.targets().get(task.target)).map(name).unwrap_or_default();
+        let host = task
+            .and_then(|task| state.targets().get(task.target))
+            .map(|target| name(target))
+            .unwrap_or_default();
         format!("{} on {host}", operation.map_or("order", |operation| operation.name()))
     };
     match event.event.as_ref() {

@@ -180,30 +180,30 @@ impl Driver {
         }
     }
 
-    /// Drives the run until it is closed, or until the controller stops.
-    pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Turn>) {
+    /// Drives the run until it is closed, or until the controller stops. False when the run stays open and undriven.
+    pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Turn>) -> bool {
         let mut changes = self.fleet.changes();
         let mut batch = vec![Turn::tick()];
         let mut held: Option<Turn> = None;
         loop {
             match self.step(batch).await {
                 Ok(()) => {}
-                Err(Halt::Stopping) => return,
+                Err(Halt::Stopping) => return true,
                 Err(Halt::Overtaken(error)) => {
                     tracing::error!(error = &error as &dyn Error, "another controller has taken this run");
-                    return;
+                    return false;
                 }
             }
             if let Some((verdict, reason, _)) = self.state.closed() {
                 tracing::info!(verdict = verdict.as_str_name(), reason, "run closed");
                 self.wind_up(held, inputs);
-                return;
+                return true;
             }
             let first = match held.take() {
                 Some(turn) => turn,
                 None => match self.next(&mut inputs, &mut changes).await {
                     Some(turn) => turn,
-                    None => return,
+                    None => return true,
                 },
             };
             batch = vec![first];

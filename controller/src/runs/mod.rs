@@ -11,7 +11,10 @@ mod watch;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::oneshot;
@@ -60,6 +63,8 @@ struct Inner {
     /// The open runs. Held for moments only, never across an await.
     live: Mutex<HashMap<RunId, Live>>,
     routes: Routes,
+    /// A run is open that nobody drives: its log is damaged, or its driver ended before it did.
+    abandoned: AtomicBool,
     /// Every driver and every watcher.
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -75,6 +80,7 @@ impl Runs {
             controller,
             live: Mutex::default(),
             routes: Routes::default(),
+            abandoned: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }))
@@ -89,6 +95,13 @@ impl Runs {
     /// # Errors
     /// When the request is not valid, selects nothing, or its id belongs to another request.
     pub async fn submit(&self, permit: &Permit, run: RunId, spec: RunSpec) -> Result<RunSummary, RunsError> {
+        // In a task of its own: a caller who goes away must not leave a run that is opened and that nobody drives.
+        let (runs, permit) = (self.clone(), permit.clone());
+        let submitted = self.0.tasks.spawn(async move { runs.submit_now(&permit, run, spec).await });
+        submitted.await.unwrap_or(Err(RunsError::Stopping))
+    }
+
+    async fn submit_now(&self, permit: &Permit, run: RunId, spec: RunSpec) -> Result<RunSummary, RunsError> {
         // First, since the hosts and the runbook may have changed since the first time.
         if let Some(existing) = self.0.store.run(run).await? {
             return self.same(permit, run, &spec, existing).await;
@@ -165,6 +178,7 @@ impl Runs {
                 Ok(()) => resumed += 1,
                 Err(RunsError::Corrupt(damage)) => {
                     tracing::error!(%run, error = &damage as &dyn std::error::Error, "a run cannot be continued");
+                    self.0.abandoned.store(true, Ordering::Relaxed);
                 }
                 Err(other) => return Err(other),
             }
@@ -214,7 +228,9 @@ impl Runs {
         let span = tracing::info_span!("run", %run);
         self.0.tasks.spawn(
             async move {
-                driver.run(inputs).await;
+                if !driver.run(inputs).await {
+                    runs.0.abandoned.store(true, Ordering::Relaxed);
+                }
                 // Dropped with its channels: from here on, watchers know that the store holds everything.
                 runs.live().remove(&run);
                 runs.0.routes.forget(run);

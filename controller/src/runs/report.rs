@@ -2,6 +2,8 @@
 //!
 //! An agent's word counts for its own tasks alone, and only in the shape that was asked for.
 
+use std::sync::atomic::Ordering;
+
 use vigie_proto::{
     id::{HostId, TaskId},
     v1::{Failure, Outcome, OutcomeStatus, OutputChunk},
@@ -56,11 +58,10 @@ impl Runs {
     /// Takes an agent's report to its run. Completes when the run's driver has it, which holds a flooding agent back.
     pub(crate) async fn report(&self, host: HostId, report: Report) -> Taken {
         let task = report.task();
-        let finished = matches!(report, Report::Finished { .. });
         let Some(route) = self.0.routes.find(task) else {
             // Of a run that is closed, or of a probe that was asked again since.
-            if finished {
-                self.late(host, task).await;
+            if let Report::Finished { outcome, .. } = &report {
+                self.late(host, task, outcome).await;
                 return Taken::Late;
             }
             tracing::debug!(%host, %task, "a report about no open run");
@@ -75,29 +76,33 @@ impl Runs {
             return Taken::Foreign;
         };
         let inputs = self.live().get(&route.run).map(Live::inputs);
-        let taken = match inputs {
-            Some(inputs) => inputs.send(Turn::report(host, task, input)).await.is_ok(),
-            None => false,
-        };
-        // Between a run's end and its routes'. While the controller stops, an outcome is left to the next session.
-        if !taken && finished && !self.0.stop.is_cancelled() {
-            self.late(host, task).await;
-            return Taken::Late;
+        if let Some(inputs) = inputs {
+            // Between a run's end and its routes', nobody takes it; an outcome then comes again in the next session.
+            let _ = inputs.send(Turn::report(host, task, input)).await;
         }
         Taken::Run
     }
 
-    /// An order's outcome that no open run waits for. It is written down, and the agent may forget it.
-    async fn late(&self, host: HostId, order: TaskId) {
-        let detail = "an outcome came after its run was closed";
-        self.0
-            .audit
-            .note(
-                &Intent::own("late-report", &order.to_string(), &format!("{detail}; host {host}")),
-                Kind::Done,
-            )
-            .await;
-        self.0.fleet.acknowledge(host, vec![order.to_string()]);
+    /// An order's outcome that no open run waits for. Once it is written down, the agent may forget it. It may not while
+    /// a run is open that nobody drives: the outcome could be that run's.
+    async fn late(&self, host: HostId, order: TaskId, outcome: &Outcome) {
+        if self.0.abandoned.load(Ordering::Relaxed) {
+            tracing::warn!(%host, %order, "an outcome is left with its agent, since an open run is not driven");
+            return;
+        }
+        let code = outcome.failure.as_ref().map_or("", |failure| failure.code.as_str());
+        let code: String = code.chars().take(64).collect();
+        let detail = format!(
+            "an outcome came after its run was closed: {} {code}; host {host}",
+            outcome.status().word()
+        );
+        let intent = Intent::own("late-report", &order.to_string(), &detail);
+        match self.0.audit.write(&intent, Kind::Done).await {
+            Ok(()) => self.0.fleet.acknowledge(host, vec![order.to_string()]),
+            Err(error) => {
+                tracing::error!(%host, %order, error = &error as &dyn std::error::Error, "a late outcome is not written down");
+            }
+        }
     }
 
     /// Shows a piece of a task's output to those who watch its run. They may be too slow for it, or nobody.

@@ -1,8 +1,11 @@
 //! Watching a run: what the store has, then what comes, without a gap between them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{broadcast, mpsc};
+use tokio::{
+    sync::{broadcast, mpsc},
+    time::timeout,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use vigie_proto::{
@@ -15,6 +18,9 @@ use crate::{error::RunsError, permit::Permit};
 
 /// Items that wait for the watcher's connection.
 const AHEAD: usize = 64;
+
+/// How long a watcher may take to hear why its stream ends.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The stream that a watcher gets. It ends after the run's last event, or with what is there when it does not follow.
 pub type Watching = ReceiverStream<Result<WatchRunResponse, Status>>;
@@ -59,8 +65,8 @@ impl Runs {
                 () = runs.0.stop.cancelled() => Err(Left::Failed(RunsError::Stopping)),
             };
             if let Err(Left::Failed(error)) = served {
-                // Whoever watches may have gone too.
-                let _ = sender.send(Err(error.into())).await;
+                // Whoever watches may have gone too, or may not read.
+                let _ = timeout(FAREWELL, sender.send(Err(error.into()))).await;
             }
         });
         Ok(ReceiverStream::new(receiver))

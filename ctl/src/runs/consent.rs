@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use vigie_proto::{
     descriptors,
     operation::{self, FieldError, Operation},
-    order::{Batch, BatchError, Domain, SigningKey, digest},
+    order::{Batch, BatchError, Domain, MAX_WINDOW_MS, SigningKey, digest},
     selector::Selector,
     text::escape,
     v1::{Leaf, Manifest, PlanEntry, Request, RunSpec, Signature, Target, request, run_spec::Kind},
@@ -35,6 +35,14 @@ pub enum Distrust {
     OtherHost { shown: String, actual: String },
     #[error("it holds a task for {0}, which was not selected")]
     NotSelected(String),
+    #[error("it would do the same more than once on {0}")]
+    Twice(String),
+    #[error("its orders could start until {0}, which is later than any plan needs")]
+    Window(String),
+    #[error("{name} is host {told} in it, and was {known} when a plan for it was last signed here")]
+    OtherIdentity { name: String, told: String, known: String },
+    #[error("a plan of this run is signed already, and its orders may start until {0}")]
+    SignedAlready(String),
     #[error("it would run `{0}`, which is not what was asked for")]
     OtherOperation(String),
     #[error("it is about another request than the one that was sent")]
@@ -49,6 +57,12 @@ impl Distrust {
         match self {
             Self::Unknown(_) => "upgrade vigiectl: the controller knows more operations than it does",
             Self::OtherPerson(_) => "only who opened a run can sign its plan; open your own",
+            Self::SignedAlready(_) => {
+                "`vigiectl runs watch` follows it; after that time a new plan can be signed"
+            }
+            Self::OtherIdentity { .. } => {
+                "if the host was set up anew under this name, delete its line from `hosts` in the context's state folder"
+            }
             _ => "do not go on: the controller may be broken or in wrong hands; tell whoever runs it",
         }
     }
@@ -81,9 +95,27 @@ impl Plan {
         }
         let spec = asked.or(told).ok_or(Distrust::OtherRequest)?;
         let bound = runbook(view, &manifest, spec)?;
+        // A plan that is kept back must not come to life later.
+        let (begins, ends) = (manifest.not_before_ms, manifest.not_after_ms);
+        if ends.saturating_sub(begins) > MAX_WINDOW_MS || ends > crate::now_ms().saturating_add(MAX_WINDOW_MS)
+        {
+            return Err(Distrust::Window(moment(ends)));
+        }
         let mut shown = BTreeSet::new();
+        let (mut targets, mut orders) = (BTreeSet::new(), BTreeSet::new());
         for entry in &planned.entries {
             let target = view.target(entry.target).ok_or(Distrust::Hidden)?;
+            let twice = || Distrust::Twice(escape(&target.host_name, false).into_owned());
+            // What is asked for once is done once.
+            let one = bound.is_some() || entry.leaves.len() == 1;
+            if !one || !targets.insert((&target.host, &target.stack)) {
+                return Err(twice());
+            }
+            for leaf in entry.leaves.iter().filter_map(|index| leaves.get(*index as usize)) {
+                if !orders.insert(&leaf.order) {
+                    return Err(twice());
+                }
+            }
             for index in &entry.leaves {
                 let leaf =
                     leaves.get(*index as usize).filter(|_| shown.insert(*index)).ok_or(Distrust::Hidden)?;
@@ -97,6 +129,12 @@ impl Plan {
             return Err(Distrust::Hidden);
         }
         Ok(Self { batch, manifest, leaves })
+    }
+
+    /// The hosts that it names, each with its id and incarnation.
+    pub(crate) fn hosts<'a>(&'a self, view: &'a RunView) -> impl Iterator<Item = &'a Target> {
+        let planned = view.plan.iter().flat_map(|planned| &planned.entries);
+        planned.filter_map(|entry| view.target(entry.target))
     }
 
     /// Signs the plan.
@@ -158,6 +196,9 @@ fn task(leaf: &Leaf, target: &Target, spec: &RunSpec) -> Result<(), Distrust> {
         let show = |text: &str| escape(text, false).into_owned();
         return Err(Distrust::OtherHost { shown: show(&target.host_name), actual: show(&leaf.host) });
     }
+    if matches!(spec.kind, Some(Kind::Operation(_))) && leaf.timeout_ms != time_limit(spec, request) {
+        return Err(Distrust::OtherRequest);
+    }
     let selector = spec.selector.clone().unwrap_or_default();
     // Labels are the controller's to know; names are ours.
     let names = vigie_proto::v1::Selector { labels: String::new(), stack: String::new(), ..selector.clone() };
@@ -174,6 +215,21 @@ fn task(leaf: &Leaf, target: &Target, spec: &RunSpec) -> Result<(), Distrust> {
         return Err(Distrust::OtherOperation(line));
     }
     Ok(())
+}
+
+/// How long a single operation may run: as long as was asked for, or as the catalogue says.
+fn time_limit(spec: &RunSpec, request: &Request) -> u32 {
+    match spec.timeout_ms {
+        0 => Operation::of(request)
+            .map_or(0, |operation| u32::try_from(operation.timeout().as_millis()).unwrap_or(u32::MAX)),
+        asked => asked,
+    }
+}
+
+/// A time for an error's sentence.
+pub(crate) fn moment(at_ms: i64) -> String {
+    chrono::DateTime::from_timestamp_millis(at_ms)
+        .map_or_else(|| format!("{at_ms} (Unix ms)"), |at| at.with_timezone(&chrono::Local).to_rfc3339())
 }
 
 /// Whether a task is what was asked; the controller fills in the stack where none was named.
@@ -247,6 +303,28 @@ mod tests {
                 leaves.push(Leaf { operation: exec(), ..leaves[0].clone() });
             }),
             ("a task shown twice", |_, _, planned| planned.entries[1].leaves = vec![0]),
+            ("the same once more on a host", |_, leaves, planned| {
+                planned.entries[0].leaves.push(u32::try_from(leaves.len()).unwrap());
+                leaves.push(Leaf {
+                    order: "01900000-0000-7000-8000-00000000eeee".to_owned(),
+                    ..leaves[0].clone()
+                });
+            }),
+            ("the same host once more", |_, leaves, planned| {
+                let again = u32::try_from(leaves.len()).unwrap();
+                planned.entries.push(PlanEntry { leaves: vec![again], ..planned.entries[0].clone() });
+                leaves.push(Leaf {
+                    order: "01900000-0000-7000-8000-00000000eeee".to_owned(),
+                    ..leaves[0].clone()
+                });
+            }),
+            ("one order under two tasks", |_, leaves, _| leaves[1].order = leaves[0].order.clone()),
+            ("an endless window", |manifest, _, _| manifest.not_after_ms = i64::MAX),
+            ("a window that begins tomorrow", |manifest, _, _| {
+                manifest.not_before_ms = crate::now_ms() + 24 * 3_600_000;
+                manifest.not_after_ms = manifest.not_before_ms + 900_000;
+            }),
+            ("another time limit", |_, leaves, _| leaves[0].timeout_ms += 1),
             ("a target that is not there", |_, _, planned| planned.entries[0].target = 99),
             ("other services", |_, leaves, _| {
                 let restart = ComposeRestartRequest {

@@ -1,12 +1,12 @@
 //! Following a run to its end: events folded as they come, the plan shown and signed when it waits for that, and the
 //! connection made again when it breaks. The run itself needs none of this: it goes on without us.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 use tonic::{Code, Status};
 use vigie_proto::{
     id::RunId,
-    order::SigningKey,
+    order::{CLOCK_ALLOWANCE_MS, SigningKey},
     text::escape,
     v1::{
         CancelRunRequest, OutputChunk, ProbePurpose, RunMode, RunSpec, SignRunRequest, WatchRunRequest,
@@ -15,8 +15,9 @@ use vigie_proto::{
 };
 
 use super::{
-    consent::{Plan, was_written_out},
+    consent::{Distrust, Plan, moment, was_written_out},
     ledger::Ledger,
+    pins::Pins,
     submit::{may_pass, submit},
 };
 use crate::{
@@ -35,11 +36,18 @@ const PAUSES: [Duration; 5] = [
 /// A controller that restarts is back by then.
 const ATTEMPTS: usize = 30;
 
+/// What is kept of a line of output that does not end, in bytes.
+const LONGEST_LINE: usize = 8 * 1024;
+
 /// Who signs, and what they asked for.
 struct Signer {
+    run: RunId,
     operator: String,
     key: SigningKey,
     asked: Option<RunSpec>,
+    /// What was signed here, and for whom.
+    ledger: Ledger,
+    state: PathBuf,
 }
 
 /// Opens a run and follows it, signing its plan where the person agrees.
@@ -58,11 +66,15 @@ pub(crate) async fn resume(
     client: &Client,
     run: RunId,
 ) -> Result<RunView, Error> {
-    let ledger = Ledger::of(&invocation.home.state(&client.context.name)?);
+    let state = invocation.home.state(&client.context.name)?;
+    let ledger = Ledger::of(&state);
     let signer = Signer {
+        run,
         operator: client.context.settings.operator.clone(),
         key: client.keys.order()?,
         asked: ledger.read(run),
+        ledger,
+        state,
     };
     Follower::new(invocation, client, run, Some(signer)).until_closed().await
 }
@@ -120,7 +132,12 @@ impl<'a> Follower<'a> {
                     self.consent().await?;
                     continue;
                 }
-                Ok(()) => {}
+                Ok(()) if attempt < ATTEMPTS => {}
+                Ok(()) => {
+                    return Err(Error::rpc("following the run")(Status::unavailable(
+                        "the run does not go on",
+                    )));
+                }
                 Err(status) if may_pass(&status) && attempt < ATTEMPTS => {}
                 Err(status) => {
                     let run = &self.view.run;
@@ -188,7 +205,14 @@ impl<'a> Follower<'a> {
 
     /// The last whole line of a running task, in the progress line.
     fn output(&mut self, chunk: &OutputChunk) {
+        // Only the plan's own tasks, and only so much of a line that does not end.
+        if !self.view.tasks.iter().any(|task| task.leaf.order == chunk.task) {
+            return;
+        }
         let tail = self.tails.entry(chunk.task.clone()).or_default();
+        if tail.len() > LONGEST_LINE {
+            tail.clear();
+        }
         tail.push_str(&String::from_utf8_lossy(&chunk.data));
         let Some(end) = tail.rfind('\n') else { return };
         let line = tail[..end].lines().next_back().unwrap_or_default().to_owned();
@@ -207,11 +231,20 @@ impl<'a> Follower<'a> {
         if plan.bytes() == self.asked_about {
             return Ok(());
         }
+        // One plan at a time: a second one that is asked for while the first may still start would do it all twice.
+        let signed_until = signer.ledger.signed_until(signer.run);
+        if let Some(until) =
+            signed_until.filter(|until| crate::now_ms() <= until.saturating_add(CLOCK_ALLOWANCE_MS))
+        {
+            return Err(Distrust::SignedAlready(moment(until)).into());
+        }
+        Pins::of(&signer.state)?.check(plan.hosts(&self.view))?;
+        let written_out = signed_until.is_none() && was_written_out(signer.asked.as_ref());
         if !self.asked_about.is_empty() {
             self.invocation.output.say("The plan's time to start has passed; this is the new one.");
         }
         self.asked_about = plan.bytes().to_vec();
-        if !was_written_out(signer.asked.as_ref()) && !self.agrees(&plan).await? {
+        if !written_out && !self.agrees(&plan).await? {
             return self.decline().await;
         }
         self.sign(&plan).await
@@ -243,6 +276,9 @@ impl<'a> Follower<'a> {
 
     async fn sign(&mut self, plan: &Plan) -> Result<(), Error> {
         let Some(signer) = &self.signer else { return Ok(()) };
+        // Before anything is sent: whoever comes after a crash has to know.
+        signer.ledger.sign(signer.run, plan.manifest.not_after_ms)?;
+        Pins::of(&signer.state)?.remember(plan.hosts(&self.view))?;
         let signature = plan.sign(&signer.key);
         let request = SignRunRequest {
             run: self.view.run.clone(),
@@ -258,11 +294,8 @@ impl<'a> Follower<'a> {
                     .say(format!("The plan was not taken: {}", escape(status.message(), false)));
                 Ok(())
             }
-            // The signature may have arrived: the run's events tell. If not, the person is asked again.
-            Err(status) if may_pass(&status) => {
-                self.asked_about.clear();
-                Ok(())
-            }
+            // The signature may have arrived: the run's events tell.
+            Err(status) if may_pass(&status) => Ok(()),
             Err(status) => Err(Error::rpc("signing the plan")(status)),
         }
     }

@@ -40,6 +40,7 @@ impl Ledger {
         write_private(&self.file(run), &request.encode_to_vec())?;
         for old in self.known().into_iter().filter(|known| known.made_at_ms() < now_ms() - KEPT_MS) {
             forget(&self.file(old))?;
+            forget(&self.signature(old))?;
         }
         Ok(())
     }
@@ -55,11 +56,26 @@ impl Ledger {
         SubmitRunRequest::decode(bytes.as_slice()).ok()?.spec
     }
 
+    /// Writes down, before it is sent, that a plan of this run is signed whose orders may start until then.
+    pub(crate) fn sign(&self, run: RunId, not_after_ms: i64) -> Result<(), Error> {
+        make(&self.folder)?;
+        Ok(write_private(&self.signature(run), not_after_ms.to_string().as_bytes())?)
+    }
+
+    /// Until when the orders of a plan of this run may start that was signed here.
+    pub(crate) fn signed_until(&self, run: RunId) -> Option<i64> {
+        fs::read_to_string(self.signature(run)).ok()?.parse().ok()
+    }
+
     /// The runs that were opened here.
     pub(crate) fn known(&self) -> Vec<RunId> {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
         names.filter_map(|name| name.strip_suffix(".pb")?.parse().ok()).collect()
+    }
+
+    fn signature(&self, run: RunId) -> PathBuf {
+        self.folder.join(format!("{run}.signed"))
     }
 
     fn file(&self, run: RunId) -> PathBuf {

@@ -5,4 +5,5 @@ pub(crate) mod consent;
 pub(crate) mod find;
 pub(crate) mod follow;
 pub(crate) mod ledger;
+mod pins;
 pub(crate) mod submit;

@@ -15,6 +15,9 @@ const MAX_BYTES: usize = 256 * 1024;
 /// Host and controller may differ by this much before an order's window is missed, in milliseconds.
 pub const CLOCK_ALLOWANCE_MS: i64 = 60_000;
 
+/// The widest window that an order may have, in milliseconds: an order that is kept back cannot come to life later.
+pub const MAX_WINDOW_MS: i64 = 60 * 60 * 1000;
+
 /// The keys of a trust list.
 #[derive(Debug, Clone)]
 pub struct TrustedKeys {
@@ -233,6 +236,9 @@ pub fn verify(
         return Err(Refusal::WrongIncarnation { ordered: leaf.incarnation, present: incarnation });
     }
     let (not_before_ms, not_after_ms) = (manifest.not_before_ms, manifest.not_after_ms);
+    if not_after_ms.saturating_sub(not_before_ms) > MAX_WINDOW_MS {
+        return Err(Refusal::Malformed("window"));
+    }
     if now_ms < not_before_ms.saturating_sub(CLOCK_ALLOWANCE_MS) {
         return Err(Refusal::TooEarly { not_before_ms, now_ms });
     }
@@ -422,6 +428,11 @@ mod tests {
             ..good.clone()
         };
         assert_eq!(fixture.verify(&newer).unwrap_err(), Refusal::Malformed("task"));
+
+        let manifest = Manifest { not_after_ms: i64::MAX, ..Fixture::manifest() };
+        let batch = Batch::assemble(manifest, &[fixture.leaf()]);
+        let endless = batch.execute(0, &[fixture.key.sign(Domain::Manifest, batch.manifest())], 1).unwrap();
+        assert_eq!(fixture.verify(&endless).unwrap_err(), Refusal::Malformed("window"));
 
         let invalid = Leaf { operation: Some(Request { operation: None }), ..fixture.leaf() };
         assert_eq!(fixture.verify(&fixture.signed(&[invalid])).unwrap_err().code(), "invalid_request");

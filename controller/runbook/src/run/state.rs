@@ -12,7 +12,7 @@ use vigie_proto::{
     },
 };
 
-use super::ProbeKey;
+use super::{ProbeKey, decide::place};
 use crate::{Bound, Evidence, Runbook};
 
 /// Why events are not a run's. The log is written only by [`super::decide`]: this is damage, or another version.
@@ -104,7 +104,8 @@ pub struct State {
     pub(super) opened: Arc<Opened>,
     pub(super) opened_at_ms: i64,
     pub(super) runbook: Option<Arc<Bound>>,
-    pub(super) targets: Vec<TargetState>,
+    /// Shared with the states before and after, as far as nothing was learnt of a target between them.
+    pub(super) targets: Vec<Arc<TargetState>>,
     pub(super) plan: Option<Plan>,
     pub(super) closed: Option<(RunVerdict, String, i64)>,
     pub(super) epoch: u64,
@@ -145,7 +146,10 @@ impl State {
         let targets = opened
             .targets
             .iter()
-            .map(|target| TargetState::new(target, first.at_ms).map_err(|source| Corrupt::Id { seq, source }))
+            .map(|target| {
+                let target = TargetState::new(target, first.at_ms);
+                target.map(Arc::new).map_err(|source| Corrupt::Id { seq, source })
+            })
             .collect::<Result<_, _>>()?;
         Ok(Self {
             run,
@@ -219,8 +223,9 @@ impl State {
                     task.state = TaskState::Ended;
                     task.outcome.clone_from(&ended.outcome);
                     let target = task.target;
-                    self.targets[target].acted_at_ms = event.at_ms;
-                    self.targets[target].last_seen_ms = event.at_ms;
+                    let target = self.target_mut(seq, place(target))?;
+                    target.acted_at_ms = event.at_ms;
+                    target.last_seen_ms = event.at_ms;
                 }
             }
             Event::Noted(_) => {}
@@ -233,7 +238,7 @@ impl State {
     }
 
     fn target_mut(&mut self, seq: u64, target: u32) -> Result<&mut TargetState, Corrupt> {
-        self.targets.get_mut(target as usize).ok_or(Corrupt::Target { seq, target })
+        self.targets.get_mut(target as usize).map(Arc::make_mut).ok_or(Corrupt::Target { seq, target })
     }
 
     fn task_mut(&mut self, seq: u64, order: &str) -> Result<&mut Task, Corrupt> {
@@ -271,7 +276,7 @@ impl State {
     }
 
     /// All targets, in their order.
-    pub fn targets(&self) -> &[TargetState] {
+    pub fn targets(&self) -> &[Arc<TargetState>] {
         &self.targets
     }
 
@@ -413,6 +418,9 @@ impl Plan {
             .map_err(|source| Corrupt::Plan { seq, source })?;
         let mut owner = vec![None; leaves.len()];
         for entry in &planned.entries {
+            if entry.target as usize >= state.targets.len() {
+                return Err(Corrupt::Target { seq, target: entry.target });
+            }
             for leaf in &entry.leaves {
                 *owner.get_mut(*leaf as usize).ok_or(Corrupt::Target { seq, target: entry.target })? =
                     Some(entry.target);
@@ -422,7 +430,6 @@ impl Plan {
             .into_iter()
             .zip(owner)
             .map(|(leaf, target)| {
-                let target = target.filter(|target| (*target as usize) < state.targets.len());
                 let id = |source| Corrupt::Id { seq, source };
                 Ok(Task {
                     order: leaf.order.parse().map_err(id)?,

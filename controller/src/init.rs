@@ -99,11 +99,11 @@ fn claim(state: &Path) -> Result<(), InitError> {
     if Config::file_in(state).exists() {
         return Err(InitError::Exists(state.to_owned()));
     }
-    private_folder(state).map_err(failed)?;
-    if fs::read_dir(state).map_err(failed)?.next().is_some() {
+    // Looked at before anything is done to it: a folder that is somebody else's keeps its mode.
+    if state.exists() && fs::read_dir(state).map_err(failed)?.next().is_some() {
         return Err(InitError::NotEmpty(state.to_owned()));
     }
-    Ok(())
+    private_folder(state).map_err(failed)
 }
 
 /// The settings come last: a folder without them is no controller's.

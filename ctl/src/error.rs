@@ -166,7 +166,8 @@ impl Error {
             }
             Self::Interrupted { run: Some(run) } => {
                 format!(
-                    "the run goes on; `vigiectl runs watch {run}` attaches, `vigiectl runs cancel {run}` ends it"
+                    "the run goes on; `vigiectl runs watch {run}` attaches, `vigiectl runs resume {run}` offers a plan that \
+                     waits, `vigiectl runs cancel {run}` withdraws what is not sent yet"
                 )
             }
             _ => String::new(),

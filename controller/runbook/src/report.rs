@@ -3,11 +3,13 @@
 use std::fmt::{self, Write as _};
 
 use chrono::{DateTime, Local, SecondsFormat, TimeZone as _};
+use prost_reflect::Value;
 use vigie_proto::{
+    descriptors,
     text::escape,
     v1::{
-        CheckState, Conclusion, Finding, FindingState, Outcome, OutcomeStatus, ProbePurpose, RunEvent,
-        RunVerdict, run_event::Event,
+        CheckState, Conclusion, Finding, FindingState, Outcome, OutcomeStatus, ProbePurpose, Request,
+        RunEvent, RunVerdict, run_event::Event,
     },
 };
 
@@ -98,13 +100,12 @@ fn actions(out: &mut String, state: &State) -> fmt::Result {
     writeln!(out, "## Actions\n\n| target | action | order | outcome |\n|---|---|---|---|")?;
     for task in state.tasks() {
         let target = state.targets().get(task.target).map(|target| name(target)).unwrap_or_default();
-        let operation = task.leaf.operation.as_ref().and_then(|request| request.operation.as_ref());
         let outcome = task.outcome.as_ref().map_or_else(|| "not carried out".to_owned(), outcome_words);
         writeln!(
             out,
             "| {} | `{}` | `{}` | {} |",
             md(&target),
-            operation.map_or("?", |operation| operation.name()),
+            md(&task.leaf.operation.as_ref().map(words).unwrap_or_default()),
             task.order,
             md(&outcome)
         )?;
@@ -140,12 +141,12 @@ pub fn timeline(state: &State, event: &RunEvent) -> Vec<String> {
     };
     let order = |order: &str| {
         let task = state.tasks().iter().find(|task| task.leaf.order == order);
-        let operation = task.and_then(|task| task.leaf.operation.as_ref()?.operation.as_ref());
+        let operation = task.and_then(|task| task.leaf.operation.as_ref()).map(words);
         let host = task
             .and_then(|task| state.targets().get(task.target))
             .map(|target| name(target))
             .unwrap_or_default();
-        format!("{} on {host}", operation.map_or("order", |operation| operation.name()))
+        format!("{} on {host}", operation.as_deref().unwrap_or("an order"))
     };
     match event.event.as_ref() {
         None => Vec::new(),
@@ -205,6 +206,23 @@ pub fn timeline(state: &State, event: &RunEvent) -> Vec<String> {
             vec![format!("closed: {} ({})", verdict_word(closed.verdict()), closed.reason)]
         }
     }
+}
+
+/// An operation with its arguments, as exactly as they were ordered.
+fn words(request: &Request) -> String {
+    let Some((operation, message)) = descriptors::unwrap(request) else { return "?".to_owned() };
+    let arguments = message.fields().map(|(field, value)| match value {
+        Value::String(text) => format!(" {}={text:?}", field.name()),
+        Value::List(items) => {
+            let items: Vec<_> = items
+                .iter()
+                .map(|item| item.as_str().map_or(item.to_string(), |text| format!("{text:?}")))
+                .collect();
+            format!(" {}=[{}]", field.name(), items.join(", "))
+        }
+        other => format!(" {}={other}", field.name()),
+    });
+    operation + &arguments.collect::<String>()
 }
 
 fn conclusion_words(conclusion: &Conclusion) -> String {

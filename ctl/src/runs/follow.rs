@@ -56,6 +56,8 @@ pub(crate) async fn open(
     client: &Client,
     spec: RunSpec,
 ) -> Result<RunView, Error> {
+    // Before the run is there: without the key nobody could agree to its plan.
+    client.keys.order()?;
     let run = submit(invocation, client, spec).await?;
     resume(invocation, client, run).await
 }

@@ -13,7 +13,7 @@ use super::{
     decide::{LOST_SIGHT, ended, give_up, place, subject},
     state::Plan,
     verdict,
-    wanted::Asked,
+    wanted::{Asked, grace_ms},
 };
 
 /// How long after an order's last possible end its agent's word is waited for.
@@ -58,6 +58,7 @@ pub(super) fn follows(state: &State, around: &Surroundings<'_>) -> Option<Event>
     let plan = state.plan.as_ref()?;
     abandoned(state, plan)
         .or_else(|| overdue(plan, around.now_ms))
+        .or_else(|| unsendable(state, plan, around))
         .or_else(|| send(state, plan, around))
         .or_else(|| give_up(state, &due(verification(state), around.now_ms), around))
         .or_else(|| verify(state, plan, around.now_ms))
@@ -125,27 +126,64 @@ fn abandoned(state: &State, plan: &Plan) -> Option<Event> {
     (!cancelled.is_empty()).then(|| ended(cancelled))
 }
 
-/// Orders whose time has passed: never sent ones have expired, others are in doubt.
+/// Orders that were sent and whose agents have had all the time there is: nobody knows what became of them.
 fn overdue(plan: &Plan, now_ms: i64) -> Option<Event> {
+    let lost = |task: &&Task| {
+        matches!(task.state, TaskState::Sent | TaskState::Running) && now_ms > lost_sight_at_ms(plan, task)
+    };
     let overdue: Vec<_> = plan
         .tasks
         .iter()
-        .filter_map(|task| match task.state {
-            TaskState::Pending if now_ms > plan.manifest.not_after_ms => {
-                let failure =
-                    Failure::new("expired", "the host was not connected while the order could start");
-                Some(ending(task, Outcome::ended(OutcomeStatus::Expired, failure)))
-            }
-            TaskState::Sent | TaskState::Running if now_ms > lost_sight_at_ms(plan, task) => {
-                let failure =
-                    Failure::new(LOST_SIGHT, "the order was sent and its agent has not been heard of since")
-                        .hint("look at the host; the agent reports how it ended as soon as it is back");
-                Some(ending(task, Outcome::ended(OutcomeStatus::InDoubt, failure)))
-            }
-            _ => None,
+        .filter(lost)
+        .map(|task| {
+            let failure =
+                Failure::new(LOST_SIGHT, "the order was sent and its agent has not been heard of since")
+                    .hint("look at the host; the agent reports how it ended as soon as it is back");
+            ending(task, Outcome::ended(OutcomeStatus::InDoubt, failure))
         })
         .collect();
     (!overdue.is_empty()).then(|| ended(overdue))
+}
+
+/// Orders whose turn it is and that cannot be sent: their hosts are away, or their window is over. They are given up,
+/// so that nothing happens on a host that comes back when nobody thinks of it any more.
+fn unsendable(state: &State, plan: &Plan, around: &Surroundings<'_>) -> Option<Event> {
+    let given_up: Vec<_> = turns(state, plan)
+        .filter_map(|task| {
+            let target = &state.targets[task.target].target;
+            let failure = if around.now_ms > plan.manifest.not_after_ms {
+                Failure::new("expired", "the order's time to start was over before it could be sent")
+            } else if !(around.connected)(task.host) && around.now_ms >= gone_at_ms(state, plan, task) {
+                let message = format!("{} is not connected, and the order was not sent", target.host_name);
+                Failure::new("unreachable", message)
+                    .hint("is the host up, and does `systemctl status vigie-agent` say that it runs?")
+            } else {
+                return None;
+            };
+            let status = match failure.code.as_str() {
+                "expired" => OutcomeStatus::Expired,
+                _ => OutcomeStatus::Unreachable,
+            };
+            Some(ending(task, Outcome::ended(status, failure)))
+        })
+        .collect();
+    (!given_up.is_empty()).then(|| ended(given_up))
+}
+
+/// When a host that is away has been waited for long enough.
+pub(super) fn gone_at_ms(state: &State, plan: &Plan, task: &Task) -> i64 {
+    let last_seen_ms = state.targets[task.target].last_seen_ms;
+    last_seen_ms.max(plan.signed_at_ms).max(state.owned_at_ms) + grace_ms(state)
+}
+
+/// The orders whose turn it is: those of open waves, each after the step before it.
+pub(super) fn turns<'a>(state: &'a State, plan: &'a Plan) -> impl Iterator<Item = &'a Task> {
+    let (entries, gate) = open_waves(state, plan);
+    let entries = if gate == Gate::Shut && state.runbook.is_some() { &[] } else { entries };
+    entries.iter().filter(|entry| progress(state, entry) == Progress::Acting).filter_map(|entry| {
+        let (_, next) = tasks(state, entry).into_iter().find(|(_, task)| task.state != TaskState::Ended)?;
+        (next.state == TaskState::Pending).then_some(next)
+    })
 }
 
 /// When an order's agent has had all the time there is.
@@ -157,24 +195,10 @@ pub(super) fn lost_sight_at_ms(plan: &Plan, task: &Task) -> i64 {
     starts_by + CLOCK_ALLOWANCE_MS + i64::from(task.leaf.timeout_ms) + PATIENCE_MS
 }
 
-/// Writes down which orders are about to be sent: those of open waves, each after the step before it, to hosts that
-/// are there.
+/// Writes down which orders are about to be sent: those whose turn it is, to hosts that are there.
 fn send(state: &State, plan: &Plan, around: &Surroundings<'_>) -> Option<Event> {
-    let (entries, gate) = open_waves(state, plan);
-    if gate == Gate::Shut && state.runbook.is_some() {
-        return None;
-    }
-    let orders: Vec<_> = entries
-        .iter()
-        .filter_map(|entry| {
-            let (_, next) =
-                tasks(state, entry).into_iter().find(|(_, task)| task.state != TaskState::Ended)?;
-            let ready = next.state == TaskState::Pending
-                && progress(state, entry) == Progress::Acting
-                && (around.connected)(next.host);
-            ready.then(|| next.leaf.order.clone())
-        })
-        .collect();
+    let sendable = turns(state, plan).filter(|task| (around.connected)(task.host));
+    let orders: Vec<_> = sendable.map(|task| task.leaf.order.clone()).collect();
     (!orders.is_empty()).then_some(Event::Sent(TasksSent { orders }))
 }
 

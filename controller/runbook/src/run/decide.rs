@@ -107,11 +107,24 @@ fn react(state: &State, input: Input, around: &mut Surroundings<'_>) -> Result<O
             sign(state, &manifest, signatures, operator, around)
         }
         Input::Cancel { operator, reason } => {
-            if matches!(state.phase(), RunPhase::Acting | RunPhase::Verifying) {
-                return Err(Rejected::TooLate);
+            let why = match reason.as_str() {
+                "" => format!("cancelled by {operator}"),
+                reason => format!("cancelled by {operator}: {reason}"),
+            };
+            if !matches!(state.phase(), RunPhase::Acting | RunPhase::Verifying) {
+                return Ok(Some(closed(RunVerdict::Cancelled, why)));
             }
-            let reason = if reason.is_empty() { format!("cancelled by {operator}") } else { reason };
-            Ok(Some(closed(RunVerdict::Cancelled, reason)))
+            // What was sent cannot be taken back; what was not never will be.
+            let withdrawn =
+                state.tasks().iter().filter(|task| task.state == TaskState::Pending).map(|task| TaskEnded {
+                    order: task.leaf.order.clone(),
+                    outcome: Some(Outcome::ended(
+                        OutcomeStatus::Cancelled,
+                        Failure::new("withdrawn", format!("not sent: {why}")),
+                    )),
+                });
+            let withdrawn: Vec<_> = withdrawn.collect();
+            if withdrawn.is_empty() { Err(Rejected::TooLate) } else { Ok(Some(ended(withdrawn))) }
         }
     }
 }

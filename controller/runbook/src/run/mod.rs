@@ -101,7 +101,7 @@ pub enum Rejected {
     OtherPerson { signer: String, named: String },
     #[error("no signature was given")]
     NoSignature,
-    #[error("the run has begun to act; what was sent can no longer be taken back")]
+    #[error("every order of the run is sent, and what was sent cannot be taken back")]
     TooLate,
 }
 

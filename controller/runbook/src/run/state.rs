@@ -93,6 +93,8 @@ pub(super) struct Plan {
     pub(super) manifest: Manifest,
     pub(super) entries: Vec<PlanEntry>,
     pub(super) signatures: Vec<Signature>,
+    /// When it was signed; 0 before.
+    pub(super) signed_at_ms: i64,
     /// In the order of the leaves.
     pub(super) tasks: Vec<Task>,
 }
@@ -201,6 +203,7 @@ impl State {
             Event::Signed(signed) => {
                 let plan = self.plan.as_mut().ok_or(Corrupt::Unknown { seq })?;
                 plan.signatures.clone_from(&signed.signatures);
+                plan.signed_at_ms = event.at_ms;
             }
             Event::Sent(sent) => {
                 for order in &sent.orders {
@@ -448,6 +451,7 @@ impl Plan {
             manifest,
             entries: planned.entries.clone(),
             signatures: Vec::new(),
+            signed_at_ms: 0,
             tasks,
         })
     }

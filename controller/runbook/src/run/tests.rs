@@ -361,7 +361,7 @@ fn a_single_operation_reports_each_host() {
 }
 
 #[test]
-fn an_order_to_a_host_that_never_comes_expires_and_one_that_was_sent_is_in_doubt() {
+fn an_order_to_a_host_that_is_away_is_given_up_and_one_that_was_sent_is_in_doubt() {
     let exec = ExecRequest { program: "uptime".to_owned(), args: vec![] };
     let exec = Request { operation: Some(request::Operation::Exec(exec)) };
     let mut world = World::new(2, &Kind::Operation(exec));
@@ -373,7 +373,8 @@ fn an_order_to_a_host_that_never_comes_expires_and_one_that_was_sent_is_in_doubt
     assert_eq!(world.finish().0, RunVerdict::InDoubt);
     let outcome = |place: usize| world.state.tasks()[place].outcome.clone().unwrap();
     assert_eq!(outcome(0).status(), OutcomeStatus::InDoubt);
-    assert_eq!(outcome(1).status(), OutcomeStatus::Expired);
+    assert_eq!(outcome(1).status(), OutcomeStatus::Unreachable);
+    assert!(world.effects.is_empty());
 }
 
 #[test]
@@ -386,7 +387,21 @@ fn cancelling_is_told_truthfully() {
     declined.input(cancel()).unwrap();
     assert_eq!(declined.finish(), (RunVerdict::Cancelled, "cancelled by ada".to_owned()));
     world.sign().unwrap();
-    assert_eq!(world.input(cancel()), Err(Rejected::TooLate));
+    assert_eq!(world.input(cancel()), Err(Rejected::TooLate), "the only order is sent");
+}
+
+#[test]
+fn what_was_not_sent_can_be_withdrawn() {
+    let mut world = World::runbook(2, RunMode::Run);
+    world.stopped.extend(world.hosts.clone());
+    while world.step(0) {}
+    world.sign().unwrap();
+    world.input(Input::Cancel { operator: "ada".to_owned(), reason: "wrong host".to_owned() }).unwrap();
+    assert_eq!(world.finish().0, RunVerdict::Unresolved);
+    assert_eq!(world.effects.len(), 1, "the canary was sent, the rest never was");
+    let last = world.state.tasks()[1].outcome.clone().unwrap();
+    assert_eq!(last.status(), OutcomeStatus::Cancelled);
+    assert_eq!(last.failure.unwrap().message, "not sent: cancelled by ada: wrong host");
 }
 
 #[test]

@@ -50,11 +50,15 @@ impl Asked {
     pub(super) fn deadline_ms(&self, state: &State, connected: bool) -> i64 {
         let patience = match connected {
             true => i64::from(self.timeout_ms) + TRAVEL_MS,
-            false if state.epoch > 1 => GRACE_AFTER_RESTART_MS,
-            false => GRACE_MS,
+            false => grace_ms(state),
         };
         self.since_ms(state) + patience
     }
+}
+
+/// How long a host without a session is waited for.
+pub(super) fn grace_ms(state: &State) -> i64 {
+    if state.epoch > 1 { GRACE_AFTER_RESTART_MS } else { GRACE_MS }
 }
 
 /// The probes of the diagnosis, or of a single operation that needs no order.
@@ -144,9 +148,11 @@ pub fn wanted(state: &State, now_ms: i64, connected: &dyn Fn(HostId) -> bool) ->
                         }
                         wake(act::lost_sight_at_ms(plan, task));
                     }
-                    TaskState::Pending => wake(plan.manifest.not_after_ms + 1),
-                    TaskState::Ended => {}
+                    TaskState::Pending | TaskState::Ended => {}
                 }
+            }
+            for task in act::turns(state, plan) {
+                wake(act::gone_at_ms(state, plan, task).min(plan.manifest.not_after_ms + 1));
             }
         }
         if let Some(at) = act::verification_ends_at_ms(state) {

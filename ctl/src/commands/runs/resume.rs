@@ -27,7 +27,14 @@ pub(in crate::commands) async fn run(invocation: &mut Invocation, run: &str) -> 
             _ => return Err(Error::rpc("looking for the run")(status)),
         }
     }
+    let before = crate::now_ms();
     let view = follow::resume(invocation, &client, run).await?;
+    if view.closed.is_some() && view.closed_at_ms < before {
+        let at = invocation.output.talk.time(view.closed_at_ms);
+        invocation
+            .output
+            .say(format!("The run was closed at {at}; nothing was done now. This is how it ended:"));
+    }
     show_outcome(invocation, &client, &view)?;
     Ok(view.exit())
 }

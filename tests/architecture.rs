@@ -146,7 +146,9 @@ fn one_tls_provider_and_stable_releases() {
 #[test]
 fn every_failure_code_is_explained() {
     let page = fs::read_to_string(root().join("docs/errors.md")).unwrap();
-    let code = Regex::new(r#"(?:Failure::new|Fault::failed|Fault::refused)\(\s*"([a-z0-9_]+)""#).unwrap();
+    let code =
+        Regex::new(r#"(?:Failure::new|(?:Fault|Self)::failed|(?:Fault|Self)::refused)\(\s*"([a-z0-9_]+)""#)
+            .unwrap();
     let answer = Regex::new(r#"Answer::(?:new\(Code::\w+,|invalid\()\s*"([a-z0-9_]+)""#).unwrap();
     for folder in ["agent/src", "controller/src", "controller/runbook/src", "proto/src"] {
         for (path, text) in sources(folder) {

@@ -21,6 +21,11 @@ const SEARCH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/u
 /// What is kept of each stream unless a caller needs more: half from its beginning, half from its end.
 const KEPT: usize = 64 * 1024;
 
+/// Where output is left out, a line break this near is dropped back to; without one, so many bytes go, which is longer
+/// than the secrets of one line.
+const LINE_BREAK_WITHIN: usize = 4 * 1024;
+const FRAGMENT: usize = 512;
+
 /// How long a group has to die after SIGTERM before SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -291,15 +296,32 @@ impl Captured {
         ((self.head.len() + self.tail.len()) as u64) < self.total
     }
 
-    /// All that was kept, as text; what is no UTF-8 is replaced, and a line says how much is left out between.
+    /// All that was kept, as text; what is no UTF-8 is replaced, and a line says how much is left out between. Where
+    /// something is, whole lines stand on both sides of it: half a secret is none that redaction knows.
     pub fn text(&self) -> CapturedText {
-        let kept = (self.head.len() + self.tail.len()) as u64;
         let truncated = self.truncated();
         let mut bytes = self.head.clone();
         if truncated {
-            bytes.extend_from_slice(format!("\n… {} bytes left out …\n", self.total - kept).as_bytes());
+            let newline = |byte: &u8| *byte == b'\n';
+            let near = self.head.len().saturating_sub(LINE_BREAK_WITHIN);
+            let head = match self.head[near..].iter().rposition(newline) {
+                Some(at) => near + at + 1,
+                None => self.head.len().saturating_sub(FRAGMENT),
+            };
+            let tail = match self.tail.iter().take(LINE_BREAK_WITHIN).position(newline) {
+                Some(at) => at + 1,
+                None => FRAGMENT.min(self.tail.len()),
+            };
+            bytes.truncate(head);
+            let left_out = self.total - (head + self.tail.len() - tail) as u64;
+            if bytes.last() != Some(&b'\n') {
+                bytes.push(b'\n');
+            }
+            bytes.extend_from_slice(format!("… {left_out} bytes left out …\n").as_bytes());
+            bytes.extend(self.tail.range(tail..));
+        } else {
+            bytes.extend(&self.tail);
         }
-        bytes.extend(&self.tail);
         CapturedText {
             text: String::from_utf8_lossy(&bytes).into_owned(),
             total_bytes: self.total,
@@ -414,8 +436,29 @@ mod tests {
         assert_eq!(text.total_bytes, 20_000_000 + "first\n\nlast\n".len() as u64);
         assert!(text.text.starts_with("first\nxxx") && text.text.ends_with("xxx\nlast\n"));
         assert!(text.text.len() < KEPT + 100, "{}", text.text.len());
-        let left_out = text.total_bytes - KEPT as u64;
+        let left_out = text.total_bytes - KEPT as u64 + 2 * FRAGMENT as u64;
         assert!(text.text.contains(&format!("\n… {left_out} bytes left out …\n")));
+    }
+
+    #[test]
+    fn no_part_of_what_straddles_a_cut_is_told() {
+        for (before, after) in [("first\n", "\nlast"), ("", "")] {
+            let mut captured = Captured::new(4096);
+            let (head, tail) = ("x".repeat(2048 - 5 - before.len()), "x".repeat(2048 - 5 - after.len()));
+            // Half of the secret ends the head, and half of another one begins the tail.
+            for piece in
+                [head.as_str(), before, "s3cr3t-word", &"y".repeat(9000), "s3cr3t-word", after, &tail]
+            {
+                captured.push(piece.as_bytes());
+            }
+            let text = captured.text().text;
+            assert!(captured.truncated() && text.contains(" bytes left out …\n"));
+            assert!(!text.contains("s3c") && !text.contains("word"), "{text}");
+            assert_eq!(
+                (text.contains("first\n… "), text.contains("…\nlastx")),
+                (!before.is_empty(), !after.is_empty())
+            );
+        }
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ pub mod stacks;
 pub mod state;
 pub mod trust;
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use crate::config::Settings;
 use docker::Engine;
@@ -79,18 +79,11 @@ impl Host {
     /// What must not leave this host, as its stacks' env files stand at this moment.
     ///
     /// # Errors
-    /// When one of them cannot be read.
+    /// When one of them cannot be read, or they are not all known yet.
     pub fn secrets(&self) -> Result<Arc<Patterns>, RedactionError> {
-        let mut files: Vec<PathBuf> = Vec::new();
-        for stack in self.stacks.all() {
-            files.extend(stack.effective_env_files());
-            // `ENV_FILE=.env.prod`: a file that the services read and Compose itself does not.
-            let named = stack.compose_env.values().map(|value| stack.directory.join(value));
-            files.extend(named.filter(|path| path.is_file()));
-        }
-        files.sort_unstable();
-        files.dedup();
-        self.redaction.patterns(&files)
+        let (files, configured) = self.stacks.secret_places()?;
+        let values: Vec<_> = configured.iter().map(|stack| stack.model.secrets.0.as_slice()).collect();
+        self.redaction.patterns(&files, &values)
     }
 
     /// Whether the agent runs as root. Otherwise it only observes.

@@ -53,7 +53,7 @@ pub(super) async fn inspect(
         }
     };
     let mut result = describe(&found, chrono::Utc::now().timestamp_millis());
-    result.health_output = text::text(&cx.host, text::cut(&result.health_output, 4096));
+    result.health_output = text::text_up_to(&cx.host, &result.health_output, 4096);
     result.error = text::text(&cx.host, &result.error);
     // An image that was removed under its container has no date any more.
     match cx.host.docker().image(&result.image_id).await {

@@ -26,7 +26,7 @@ use tokio_rustls::{
 use vigie_proto::v1::{HttpCheckRequest, HttpCheckResult, HttpTarget, JsonField, OutcomeStatus};
 
 use super::{Context, Fault, text};
-use crate::host::Host;
+use crate::host::{Host, stacks::KnownStack};
 
 /// How long to wait when the request does not say.
 const WAIT: Duration = Duration::from_secs(8);
@@ -35,8 +35,10 @@ const MARGIN: Duration = Duration::from_millis(200);
 /// What of a body is read, and what of it leaves the host.
 const BODY_READ: usize = 64 * 1024;
 const BODY_SHOWN: usize = 4 * 1024;
-/// Scalars of a JSON answer.
+/// Scalars of a JSON answer, and how much of the name and of the value of each.
 const FIELDS: usize = 64;
+const FIELD_NAME: usize = 256;
+const FIELD_VALUE: usize = 1024;
 
 /// Asks, and tells how far the exchange got. Getting nowhere is an answer too, and no failure of the probe.
 pub(super) async fn check(request: HttpCheckRequest, cx: &Context) -> Result<HttpCheckResult, Fault> {
@@ -87,8 +89,10 @@ async fn asked(request: &HttpCheckRequest, cx: &Context) -> Result<Asked, Fault>
         let (scheme, usual) = if stack.proxy_tls { ("https", 443) } else { ("http", 80) };
         let port = if stack.proxy_port == 0 { usual } else { stack.proxy_port };
         let authority = if port == usual { name.clone() } else { format!("{name}:{port}") };
+        let url = format!("{scheme}://{authority}{path}");
+        may_ask(&path, &stack, &url, cx)?;
         return Ok(Asked {
-            url: format!("{scheme}://{authority}{path}"),
+            url,
             dialled: format!("127.0.0.1:{port}"),
             host_header: authority,
             path,
@@ -100,13 +104,24 @@ async fn asked(request: &HttpCheckRequest, cx: &Context) -> Result<Asked, Fault>
         return Err(Fault::failed("backend_unknown", message).hint(settings("backend_address")));
     }
     let address = stack.backend_address.clone();
-    Ok(Asked {
-        url: format!("http://{address}{path}"),
-        dialled: address.clone(),
-        host_header: address,
-        path,
-        tls: None,
-    })
+    let url = format!("http://{address}{path}");
+    may_ask(&path, &stack, &url, cx)?;
+    Ok(Asked { url, dialled: address.clone(), host_header: address, path, tls: None })
+}
+
+/// Without an order nothing of a stack is read but its health path and what the policy names: any other path may
+/// answer with what its users said, or do something.
+fn may_ask(path: &str, stack: &KnownStack, url: &str, cx: &Context) -> Result<(), Fault> {
+    if cx.ordered || path == stack.health_path() || cx.host.policy().may_fetch(url).is_ok() {
+        return Ok(());
+    }
+    let message = format!(
+        "without an order, stack `{}` is asked for its health path {} only, not for {path}",
+        stack.name,
+        stack.health_path()
+    );
+    Err(Fault::refused("path_forbidden", message)
+        .hint(format!("if a probe should read it, add \"{url}\" to `[read] urls` in /etc/vigie/policy.toml")))
 }
 
 fn asked_url(request: &HttpCheckRequest, cx: &Context) -> Result<Asked, Fault> {
@@ -114,6 +129,14 @@ fn asked_url(request: &HttpCheckRequest, cx: &Context) -> Result<Asked, Fault> {
         return Err(Fault::refused("argument_missing", "target `url` is asked for and `url` is not given"));
     }
     if !cx.ordered {
+        // What the policy allows is the address as a whole.
+        if !request.path.is_empty() {
+            return Err(Fault::refused(
+                "argument_conflict",
+                "target `url` is asked for and `path` is given too",
+            )
+            .hint("put the path into `url`"));
+        }
         cx.host.policy().may_fetch(&request.url).map_err(|failure| Fault {
             status: OutcomeStatus::Refused,
             failure,
@@ -251,14 +274,12 @@ fn read_body(body: &[u8], host: &Host, result: &mut HttpCheckResult) {
     if let Ok(serde_json::Value::Object(fields)) = serde_json::from_slice(body) {
         result.json = scalars(&fields)
             .map(|field| JsonField {
-                name: field.name,
-                value: text::text(host, text::cut(&field.value, 1024)),
+                name: text::text_up_to(host, &field.name, FIELD_NAME),
+                value: text::text_up_to(host, &field.value, FIELD_VALUE),
             })
             .collect();
     }
-    // Redacted before it is cut: half a secret is none that redaction knows.
-    let whole = text::text(host, &String::from_utf8_lossy(body));
-    text::cut(&whole, BODY_SHOWN).clone_into(&mut result.body);
+    result.body = text::text_up_to(host, &String::from_utf8_lossy(body), BODY_SHOWN);
 }
 
 fn scalars(fields: &serde_json::Map<String, serde_json::Value>) -> impl Iterator<Item = JsonField> {
@@ -443,6 +464,84 @@ mod tests {
         let nowhere = asked("no-such-host.invalid:80".to_owned());
         let ended = exchange(&nowhere, begun, begun + LONG, &mut result, &mut Vec::new()).await;
         assert_eq!((ended, result.stage.as_str()), (Err("resolve"), "resolve"));
+    }
+
+    /// A host with one stack, whose backend is published; its secret is `s3cr3t-word`.
+    async fn context(ordered: bool) -> (Context, tempfile::TempDir) {
+        use crate::{
+            config::{Settings, StackSettings},
+            host::{child::OutputSink, docker::Engine, stacks::Stacks},
+        };
+        struct Silent;
+        impl OutputSink for Silent {
+            fn write(&self, _: vigie_proto::v1::OutputSource, _: &[u8]) {}
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let policy = folder.path().join("policy.toml");
+        std::fs::write(&policy, "version = 1\n[read]\nurls = [\"http://127.0.0.1:8000/ready\"]\n").unwrap();
+        std::fs::write(folder.path().join(".env"), "DB_PASSWORD=s3cr3t-word\n").unwrap();
+        let stack = StackSettings {
+            directory: Some(folder.path().to_owned()),
+            config_files: vec!["compose.yml".into()],
+            backend_address: Some("127.0.0.1:8000".to_owned()),
+            server_name: Some("shop.example".to_owned()),
+            ..StackSettings::default()
+        };
+        let stacks = std::collections::BTreeMap::from([("shop".to_owned(), stack)]);
+        let settings = Settings { policy, stacks, ..Settings::default() };
+        let engine = Engine::new(folder.path().join("no-engine.sock"));
+        let stacks = Stacks::open(folder.path(), engine.clone(), settings.stacks.clone());
+        let host = Arc::new(Host::new(settings, engine, stacks));
+        host.stacks().refresh().await;
+        (Context { host, deadline: Instant::now() + LONG, output: Arc::new(Silent), ordered }, folder)
+    }
+
+    #[tokio::test]
+    async fn without_an_order_only_the_health_path_and_what_the_policy_names() {
+        let ask = |target: HttpTarget, path: &str| HttpCheckRequest {
+            target: target.into(),
+            path: path.to_owned(),
+            ..Default::default()
+        };
+        let (probe, _folder) = context(false).await;
+        for target in [HttpTarget::Backend, HttpTarget::Proxy] {
+            for path in ["", "/health"] {
+                assert_eq!(asked(&ask(target, path), &probe).await.ok().unwrap().path, "/health");
+            }
+            let refused = asked(&ask(target, "/admin/export"), &probe).await.err().unwrap();
+            assert_eq!(
+                (refused.status, refused.failure.code.as_str()),
+                (OutcomeStatus::Refused, "path_forbidden")
+            );
+            assert!(refused.failure.hint.contains("[read] urls"), "{refused:?}");
+        }
+        assert_eq!(asked(&ask(HttpTarget::Backend, "/ready"), &probe).await.ok().unwrap().path, "/ready");
+        let url =
+            HttpCheckRequest { url: "http://127.0.0.1:8000/ready".to_owned(), ..ask(HttpTarget::Url, "") };
+        assert_eq!(asked(&url, &probe).await.ok().unwrap().path, "/ready");
+        let other = HttpCheckRequest { path: "/admin".to_owned(), ..url };
+        assert_eq!(asked(&other, &probe).await.err().unwrap().failure.code, "argument_conflict");
+        let (order, _folder) = context(true).await;
+        assert_eq!(asked(&ask(HttpTarget::Backend, "/admin"), &order).await.ok().unwrap().path, "/admin");
+    }
+
+    #[tokio::test]
+    async fn a_secret_at_a_cut_leaves_nothing_of_itself() {
+        let (cx, _folder) = context(false).await;
+        let body = |before: usize| {
+            let (value, name) = ("x".repeat(before), "y".repeat(FIELD_NAME - 4));
+            format!("{{\"{name}s3cr3t-word\":\"{value}s3cr3t-word\"}}")
+        };
+        for before in [FIELD_VALUE - 4, BODY_SHOWN - FIELD_NAME - 20] {
+            let mut result = HttpCheckResult::default();
+            read_body(body(before).as_bytes(), &cx.host, &mut result);
+            assert_eq!(result.json.len(), 1);
+            assert!(result.json[0].name.len() == FIELD_NAME && result.json[0].value.len() == FIELD_VALUE);
+            assert!(!format!("{result:?}").contains("s3c"), "{result:?}");
+        }
+        let line = format!("{}s3cr3t-word", "x".repeat(8 * 1024 - 4));
+        let lines = text::lines(&cx.host, &[line.as_str(), "s3cr3t-word"]);
+        assert!(!lines[0].contains("s3c") && lines[1] == "[redacted]", "{lines:?}");
     }
 
     #[test]

@@ -13,8 +13,8 @@ pub(super) fn lines<S: AsRef<str>>(host: &Host, lines: &[S]) -> Vec<String> {
     if lines.is_empty() {
         return Vec::new();
     }
-    let text: Vec<&str> = lines.iter().map(|line| cut(line.as_ref(), LINE)).collect();
-    host.redact(&text.join("\n")).lines().map(|line| escape(line, true).into_owned()).collect()
+    let text: Vec<&str> = lines.iter().map(AsRef::as_ref).collect();
+    host.redact(&text.join("\n")).lines().map(|line| escape(cut(line, LINE), true).into_owned()).collect()
 }
 
 /// The last so many of these lines, ready to leave.
@@ -27,6 +27,12 @@ pub(super) fn text(host: &Host, text: &str) -> String {
     escape(&host.redact(text), true).into_owned()
 }
 
+/// At most so many bytes of one text, ready to leave. Cut after it is redacted: half a secret is none that redaction
+/// knows.
+pub(super) fn text_up_to(host: &Host, whole: &str, bytes: usize) -> String {
+    cut(&text(host, whole), bytes).to_owned()
+}
+
 /// What was captured of a stream, ready to leave. Escaping is left to where it is shown: it is a record.
 pub(super) fn captured(host: &Host, captured: &Captured) -> CapturedText {
     let mut kept = captured.text();
@@ -35,6 +41,6 @@ pub(super) fn captured(host: &Host, captured: &Captured) -> CapturedText {
 }
 
 /// At most so many bytes of a text, at a character's end.
-pub(super) fn cut(text: &str, bytes: usize) -> &str {
+fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }

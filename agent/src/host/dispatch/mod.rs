@@ -44,8 +44,9 @@ const PROBES: usize = 16;
 /// So many more wait for their turn; the rest is told to come back.
 const WAITING_PROBES: usize = 256;
 
-/// Orders that are under way, waiting for their stack included.
-const ORDERS: usize = 64;
+/// Orders that are under way, waiting for their stack included. The journal keeps room for the end of each that runs, in
+/// the segment at hand and in its reserve: that is enough for fourteen of the greatest length.
+const ORDERS: usize = 12;
 
 /// Unbelieved orders are written down one by one up to this number, and one more for each minute: a controller that
 /// floods a host with them must not fill its journal.
@@ -92,6 +93,8 @@ enum Kept {
     Journal,
     /// Nowhere, since the journal failed after the order began: the loop keeps it.
     Loop,
+    /// In the loop until the order's time to start is over: it was refused, and the journal did not take that.
+    Until(i64),
     /// It need not be: asking again gives it again.
     No,
 }
@@ -114,6 +117,8 @@ pub struct Dispatch {
     underway: BTreeMap<TaskId, Underway>,
     /// Outcomes that could not be written to the journal.
     unsaved: BTreeMap<TaskId, Outcome>,
+    /// Refusals that could not be, with the last moment at which each order could have started.
+    refused: BTreeMap<TaskId, (i64, Outcome)>,
     probing: JoinSet<()>,
     ordered: JoinSet<()>,
     /// Small things for the journal that nobody waits for.
@@ -143,6 +148,7 @@ impl Dispatch {
             connected: false,
             underway: BTreeMap::new(),
             unsaved: BTreeMap::new(),
+            refused: BTreeMap::new(),
             probing: JoinSet::new(),
             ordered: JoinSet::new(),
             noting: JoinSet::new(),
@@ -336,7 +342,8 @@ impl Dispatch {
                 let failure =
                     Failure::new("busy", format!("{ORDERS} orders are under way on this host already"))
                         .hint("wait until some have ended");
-                self.send_finished(verified.order(), Outcome::refused(failure)).await;
+                self.underway.insert(verified.order(), Underway::Waiting);
+                self.noting.spawn(order::refuse(Arc::clone(&self.shared), verified, failure));
             }
             Err(refusal) => self.refuse(claimed, execute, &refusal, now_ms).await,
         }
@@ -355,6 +362,12 @@ impl Dispatch {
         }
         if let Some(outcome) = self.unsaved.get(&order).cloned() {
             self.send_finished(order, outcome).await;
+            return true;
+        }
+        if let Some((until_ms, outcome)) = self.refused.get(&order)
+            && *until_ms >= self.shared.clock.now_ms()
+        {
+            self.send_finished(order, outcome.clone()).await;
             return true;
         }
         match self.shared.journal.standing(order) {
@@ -406,7 +419,8 @@ impl Dispatch {
             };
             self.underway.insert(order, Underway::Waiting);
             let shared = Arc::clone(&self.shared);
-            self.noting.spawn(async move { shared.finish(order, finished, outcome, Kept::No).await });
+            let until = Kept::Until(finished.start_by_ms);
+            self.noting.spawn(async move { shared.finish(order, finished, outcome, until).await });
             return;
         }
         if let Some(unrecorded) = self.denials.record(now_ms) {
@@ -460,8 +474,14 @@ impl Dispatch {
             }
             Event::Finished { order, outcome, kept } => {
                 self.underway.remove(&order);
-                if kept == Kept::Loop {
-                    self.unsaved.insert(order, outcome.clone());
+                match kept {
+                    Kept::Loop => drop(self.unsaved.insert(order, outcome.clone())),
+                    Kept::Until(until_ms) => {
+                        let now_ms = self.shared.clock.now_ms();
+                        self.refused.retain(|_, (until_ms, _)| *until_ms >= now_ms);
+                        self.refused.insert(order, (until_ms, outcome.clone()));
+                    }
+                    Kept::Journal | Kept::No => {}
                 }
                 self.send_finished(order, outcome).await;
                 if kept == Kept::Journal {

@@ -13,7 +13,7 @@ use vigie_proto::{
 use super::{Event, Kept, Shared, live::Live, probe};
 use crate::host::{
     executor::Permitted,
-    journal::{Denied, Finished, JournalError, Started},
+    journal::{Finished, JournalError, Started},
 };
 
 /// Why an order does not begin.
@@ -21,7 +21,7 @@ enum Stop {
     /// For good: this is its end.
     Final(Box<Outcome>),
     /// For now, or for whoever sent it; the journal knows nothing of it.
-    Passing(Failure),
+    Passing(Failure, Kept),
 }
 
 /// Carries an order out and tells how it ended.
@@ -36,15 +36,12 @@ pub(super) async fn carry_out(shared: Arc<Shared>, order: Verified) {
         Err(Stop::Final(outcome)) => {
             let failure = outcome.failure.clone().unwrap_or_default();
             tracing::warn!(order = %order.order(), code = failure.code, reason = failure.message, "an order is refused");
-            finish(&shared, &order, *outcome, Kept::No).await;
+            let until = Kept::Until(order.start_by_ms());
+            finish(&shared, &order, *outcome, until).await;
         }
-        Err(Stop::Passing(failure)) => {
+        Err(Stop::Passing(failure, kept)) => {
             tracing::warn!(order = %order.order(), code = failure.code, reason = failure.message, "an order is refused");
-            shared.event(Event::Finished {
-                order: order.order(),
-                outcome: Outcome::refused(failure),
-                kept: Kept::No,
-            });
+            shared.event(Event::Finished { order: order.order(), outcome: Outcome::refused(failure), kept });
         }
     }
 }
@@ -56,7 +53,7 @@ async fn begin(
 ) -> Result<(Permitted, i64, Option<OwnedMutexGuard<()>>), Stop> {
     let highest = shared.journal.epoch(order.run());
     if order.epoch() < highest {
-        return Err(not_begun(shared, order, &JournalError::Fenced { epoch: order.epoch(), highest }).await);
+        return Err(not_begun(order, &JournalError::Fenced { epoch: order.epoch(), highest }));
     }
     in_time(shared, order)?;
     let permits = async || {
@@ -96,26 +93,22 @@ async fn begin(
         start_by_ms: order.start_by_ms(),
     };
     if let Err(error) = shared.journal.started(order.order(), started, since_ms).await {
-        return Err(not_begun(shared, order, &error).await);
+        return Err(not_begun(order, &error));
     }
     // A slow disk delays a start, and never makes it a late one.
     in_time(shared, order)?;
     Ok((permitted, since_ms, alone))
 }
 
-/// The journal does not let it begin, which says nothing final about the order.
-async fn not_begun(shared: &Shared, order: &Verified, error: &JournalError) -> Stop {
+/// The journal does not let it begin. It is not written down: the order may come again and again, and a journal that
+/// fails takes nothing anyway.
+fn not_begun(order: &Verified, error: &JournalError) -> Stop {
     let failure = Failure::new(error.code(), error).hint(error.hint());
-    let denied = Denied {
-        claimed: order.order().to_string(),
-        code: failure.code.clone(),
-        reason: failure.message.clone(),
-        unrecorded: 0,
-    };
-    if let Err(error) = shared.journal.denied(denied, shared.clock.now_ms()).await {
-        tracing::error!(error = &error as &dyn std::error::Error, "a refusal is not in the journal");
+    match error {
+        JournalError::Fenced { .. } | JournalError::Known(_) => Stop::Passing(failure, Kept::No),
+        // Whoever was told that it is refused can rely on it, also when the journal works again.
+        _ => Stop::Passing(failure, Kept::Until(order.start_by_ms())),
     }
-    Stop::Passing(failure)
 }
 
 fn in_time(shared: &Shared, order: &Verified) -> Result<(), Stop> {
@@ -130,6 +123,12 @@ async fn run(shared: &Shared, order: &Verified, permitted: Permitted) -> Outcome
     live.finish();
     // It began, and what it had done when it was cut off is not known.
     ran.unwrap_or_else(|failure| in_doubt(&failure.code, &failure.message))
+}
+
+/// Refuses an order that was believed, for good.
+pub(super) async fn refuse(shared: Arc<Shared>, order: Verified, failure: Failure) {
+    let until = Kept::Until(order.start_by_ms());
+    finish(&shared, &order, Outcome::refused(failure), until).await;
 }
 
 async fn finish(shared: &Shared, order: &Verified, outcome: Outcome, otherwise: Kept) {

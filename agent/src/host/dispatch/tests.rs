@@ -1,6 +1,6 @@
 use std::{
     path::Path,
-    sync::atomic::{AtomicI64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
 };
 
 use async_trait::async_trait;
@@ -40,14 +40,14 @@ struct Scripted {
     ran: AtomicUsize,
     began: Notify,
     go_on: Notify,
-    denies: bool,
+    denies: AtomicBool,
     env_file: Option<std::path::PathBuf>,
 }
 
 #[async_trait]
 impl Executor for Arc<Scripted> {
     async fn permits(&self, operation: &request::Operation) -> Result<Permitted, Failure> {
-        if self.denies {
+        if self.denies.load(Ordering::SeqCst) {
             return Err(Failure::new("policy_denied", "not here"));
         }
         let exclusive = match operation {
@@ -92,7 +92,7 @@ impl Executor for Arc<Scripted> {
     }
 
     fn secrets(&self) -> Result<Arc<Patterns>, RedactionError> {
-        Redaction::default().patterns(self.env_file.as_slice())
+        Redaction::default().patterns(self.env_file.as_slice(), &[])
     }
 }
 
@@ -450,7 +450,7 @@ async fn what_nobody_signed_is_refused_noted_and_proves_nothing() {
 
 #[tokio::test]
 async fn a_refusal_of_a_signed_order_is_final() {
-    let world = World::new(Scripted { denies: true, ..Default::default() });
+    let world = World::new(Scripted { denies: true.into(), ..Default::default() });
     let mut agent = world.connected().await;
     let (denied, expired) = (world.order(restart()), world.order_by(restart(), NOW - 60_001, 1));
     agent.execute(&denied).await;
@@ -506,7 +506,11 @@ async fn an_older_controller_is_fenced_off() {
     agent.started().await;
     agent.finished().await;
     agent.execute(&older).await;
+    let before = agent.journal.audit_head().seq;
     assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Refused, "stale_epoch"));
+    agent.execute(&older).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Refused, "stale_epoch"));
+    assert_eq!(agent.journal.audit_head().seq, before, "a controller that was replaced fills no journal");
     // From the controller that owns the run it is as good as ever.
     agent.execute(&Execute { epoch: 5, ..older.clone() }).await;
     assert_eq!(agent.started().await, id(&older));
@@ -524,6 +528,56 @@ async fn without_a_journal_nothing_changes_and_probes_go_on() {
     assert_eq!(code(&outcome), (OutcomeStatus::Refused, "journal_corrupt"));
     assert!(outcome.failure.unwrap().hint.contains("enroll --replace"));
     agent.settled().await;
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn a_refusal_that_the_journal_does_not_take_is_final_all_the_same() {
+    let world = World::new(Scripted { denies: true.into(), ..Default::default() });
+    let lost = tempfile::tempdir().unwrap();
+    let mut agent = world.start_over(lost.path());
+    agent.hello().await;
+    let order = world.order(exec("true", &[]));
+    agent.execute(&order).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Refused, "policy_denied"));
+    world.executor.denies.store(false, Ordering::SeqCst);
+    agent.execute(&order).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Refused, "policy_denied"));
+    // What the journal itself refuses stays refused by the same words.
+    let other = world.order(exec("true", &[]));
+    agent.execute(&other).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Refused, "journal_corrupt"));
+    world.executor.denies.store(true, Ordering::SeqCst);
+    agent.execute(&other).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Refused, "journal_corrupt"));
+    world.clock.0.store(NOW + 3_600_000, Ordering::SeqCst);
+    agent.execute(&order).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Expired, "expired"));
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn an_order_that_is_too_much_is_refused_for_good() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    // One runs, and the others wait for its stack.
+    for at in 0..ORDERS {
+        agent.execute(&world.order(restart())).await;
+        if at == 0 {
+            agent.started().await;
+        }
+    }
+    let order = world.order(exec("true", &[]));
+    agent.execute(&order).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Refused, "busy"));
+    let standing = agent.journal.standing(id(&order).parse().unwrap());
+    assert!(matches!(standing, Some(Standing::Finished { .. })), "{standing:?}");
+    world.executor.go_on.notify_one();
+    assert!(agent.finished().await.1.is_success());
+    agent.started().await;
+    agent.execute(&order).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Refused, "busy"));
+    assert_eq!(world.ran(), 2);
     agent.end().await;
 }
 

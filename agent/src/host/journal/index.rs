@@ -61,7 +61,9 @@ impl Index {
                 self.epoch_seen(&finished.run, finished.epoch, position.segment);
                 if let Ok(order) = finished.order.parse() {
                     let standing = Standing::Finished { outcome: finished.outcome.into(), position };
-                    let (start_by_ms, segment) = (finished.start_by_ms, position.segment);
+                    // An end that is written down at the next start does not know when the order could still start.
+                    let begun_by_ms = self.orders.get(&order).map_or(0, |known| known.start_by_ms);
+                    let (start_by_ms, segment) = (finished.start_by_ms.max(begun_by_ms), position.segment);
                     self.orders.insert(order, Known { standing, start_by_ms, segment });
                 }
             }

@@ -159,6 +159,20 @@ fn old_segments_go_when_nothing_in_them_matters_any_more() {
 }
 
 #[test]
+fn an_order_in_doubt_is_remembered_for_its_real_time() {
+    let mut journal = empty();
+    let order = TaskId::new();
+    let begun = Started { start_by_ms: 5_000, ..started(order, RunId::new(), 1) };
+    journal.started(order, begun, 1).unwrap();
+    journal.finished(order, Finished { start_by_ms: 0, ..finished(order, "in doubt") }, 2).unwrap();
+    journal.acknowledged(&[order], 3).unwrap();
+    for journal in [&again(&journal), &journal] {
+        assert!(!journal.index().settled(u64::MAX, 5_000));
+        assert!(journal.index().settled(u64::MAX, 5_001));
+    }
+}
+
+#[test]
 fn files_hold_what_memory_holds() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal");

@@ -122,7 +122,7 @@ impl Policy {
                 toml::Value::from(subject),
             )),
             (Some(Scope::Programs), None) => {
-                Failure::new("policy_denied", "the program is neither in the agent's path nor an absolute path")
+                Failure::new("policy_denied", "the host has no such program: it is neither in the agent's path nor a file by an absolute path")
                     .hint("name a program that is on the host, best by its absolute path")
             }
             (Some(scope), None) => Failure::new(
@@ -168,8 +168,9 @@ impl Policy {
         let file = self.file.display();
         let message = format!("this host's policy ({file}) does not let a probe read {what}");
         Failure::new("policy_denied", message).hint(format!(
-            "if it should, add as the host's root to {file}, below [read]:\n{key} = [{}]",
-            toml::Value::from(value)
+            "if it should, the host's root adds {} to the list `{key}` under [read] in {file}{}",
+            toml::Value::from(value),
+            if key == "folders" { "; probes can then read whatever is below it" } else { "" },
         ))
     }
 

@@ -117,7 +117,7 @@ fn folders_and_urls_are_exact() {
             .may_fetch("https://api.example.com/health/../admin")
             .unwrap_err()
             .hint
-            .contains("urls = [\"https")
+            .contains("list `urls` under [read]")
     );
 }
 

@@ -1,6 +1,7 @@
 //! Keeps this host's secrets on this host: what leaves it passes here first.
 //!
-//! The secrets are the values of secret-looking variables in the stacks' env files, read again whenever those change;
+//! The secrets are the values of secret-looking variables in the stacks' env files, read again whenever those change,
+//! and in what Compose makes of the stacks' files;
 //! values that were seen once are remembered for as long as the agent runs, since logs remember them too. They are
 //! looked for literally and in their usual encodings. Where the secrets cannot be known, the text is dropped: a text
 //! that nobody could check is one that nobody may see.
@@ -19,6 +20,7 @@ use std::{
 
 use zeroize::{Zeroize as _, Zeroizing};
 
+pub use secrets::{Value as Secret, of_variable};
 pub use stream::{Patterns, Stream};
 
 /// An env file of more bytes than this is none.
@@ -32,8 +34,12 @@ const MOST: usize = 4096;
 pub enum RedactionError {
     #[error("{path} cannot be read")]
     Read { path: PathBuf, source: io::Error },
+    #[error("{path} could not be read when the stacks were last looked at")]
+    Unread { path: PathBuf },
     #[error("{path} is longer than {LONGEST} bytes")]
     TooLong { path: PathBuf },
+    #[error("this host's stacks could not be looked at yet")]
+    NotLooked,
     #[error("there are more than {MOST} secrets")]
     TooMany,
     #[error("the secrets make no search")]
@@ -53,6 +59,8 @@ struct Known {
     /// Grows only.
     secrets: BTreeSet<Vec<u8>>,
     patterns: Arc<Patterns>,
+    /// Set while there are secrets that the patterns do not look for yet.
+    stale: bool,
 }
 
 impl Drop for Known {
@@ -67,39 +75,47 @@ impl Drop for Known {
 type Stamp = (u64, u64, (i64, i64), (i64, i64));
 
 impl Redaction {
-    /// What to look for, given the files that hold secrets at this moment.
+    /// What to look for, given the files that hold secrets at this moment, and secrets known from elsewhere.
     ///
     /// # Errors
     /// When a file cannot be read, so that its secrets are not known. A file that is not there holds none.
-    pub fn patterns(&self, files: &[PathBuf]) -> Result<Arc<Patterns>, RedactionError> {
+    pub fn patterns(&self, files: &[PathBuf], values: &[&[Secret]]) -> Result<Arc<Patterns>, RedactionError> {
         // Whoever panicked while holding the lock left a search that finds what it found before.
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut fresh = false;
         for path in files {
             let stamp = stamp(path)?;
             if known.stamps.get(path) == Some(&stamp) {
                 continue;
             }
             if stamp.is_some() {
-                let text = read(path)?;
-                for secret in secrets::of(&text) {
-                    fresh |= known.secrets.insert(secret.to_vec());
-                }
-            }
-            if known.secrets.len() > MOST {
-                return Err(RedactionError::TooMany);
+                known.learn(&secrets::of(&read(path)?));
             }
             // Noted last, so that a file whose reading failed is read again next time.
-            if !fresh {
-                known.stamps.insert(path.clone(), stamp);
-            } else {
-                let forms = known.secrets.iter().flat_map(|secret| forms::of(secret));
-                known.patterns = Arc::new(Patterns::new(forms).map_err(RedactionError::Search)?);
-                known.stamps.insert(path.clone(), stamp);
-                fresh = false;
-            }
+            known.stamps.insert(path.clone(), stamp);
+        }
+        for values in values {
+            known.learn(values);
+        }
+        if known.secrets.len() > MOST {
+            return Err(RedactionError::TooMany);
+        }
+        if known.stale {
+            let forms = known.secrets.iter().flat_map(|secret| forms::of(secret));
+            known.patterns = Arc::new(Patterns::new(forms).map_err(RedactionError::Search)?);
+            known.stale = false;
         }
         Ok(Arc::clone(&known.patterns))
+    }
+}
+
+impl Known {
+    fn learn(&mut self, secrets: &[Secret]) {
+        for secret in secrets {
+            if !self.secrets.contains(secret.as_slice()) {
+                self.secrets.insert(secret.to_vec());
+                self.stale = true;
+            }
+        }
     }
 }
 

@@ -6,12 +6,32 @@ use zeroize::Zeroizing;
 const SHORTEST: usize = 6;
 
 /// A variable with one of these in its name holds a secret.
-const SECRET: [&str; 9] =
-    ["PASSWORD", "PASSWD", "PASSPHRASE", "PASS", "SECRET", "TOKEN", "KEY", "DSN", "CREDENTIAL"];
+const SECRET: [&str; 16] = [
+    "PASS",
+    "PWD",
+    "SECRET",
+    "TOKEN",
+    "KEY",
+    "AUTH",
+    "PRIVATE",
+    "WEBHOOK",
+    "SALT",
+    "PEPPER",
+    "COOKIE",
+    "SESSION",
+    "SIGN",
+    "CREDENTIAL",
+    "DSN",
+    "CERT",
+];
+
+/// So many lines a quoted value may go on: more than the longest private key has, and a bound on how often a file of
+/// open quotes is read.
+const LINES: usize = 256;
 
 /// A name that ends so says something *about* a secret: `REDIS_KEY_PREFIX=sylion` must not take the stack's own name
 /// out of every text. A long value is taken for a secret all the same.
-const ABOUT: [&str; 12] = [
+const ABOUT: [&str; 18] = [
     "PREFIX",
     "ID",
     "NAME",
@@ -24,11 +44,17 @@ const ABOUT: [&str; 12] = [
     "HEADER",
     "LENGTH",
     "TYPE",
+    "MODE",
+    "DOMAIN",
+    "DRIVER",
+    "STORE",
+    "TIMEOUT",
+    "ENABLED",
 ];
 const LONG: usize = 20;
 
 /// A value as it may appear elsewhere.
-type Value = Zeroizing<Vec<u8>>;
+pub type Value = Zeroizing<Vec<u8>>;
 
 /// The secrets in an env file's text, each in the spellings that the file's own quoting allows.
 pub(super) fn of(text: &[u8]) -> Vec<Value> {
@@ -41,8 +67,9 @@ pub(super) fn of(text: &[u8]) -> Vec<Value> {
             && !raw[1..].contains(&quote)
         {
             // A quoted value goes on over the following lines, as private keys do; each of its lines is a secret too.
+            // They are looked at again as lines of their own: a quote that somebody forgot hides no other variable.
             whole = Zeroizing::new(raw.to_vec());
-            for line in lines.by_ref() {
+            for line in lines.clone().take(LINES) {
                 whole.push(b'\n');
                 whole.extend_from_slice(line);
                 if line.contains(&quote) {
@@ -51,15 +78,21 @@ pub(super) fn of(text: &[u8]) -> Vec<Value> {
             }
             raw = &whole;
         }
-        for spelling in spellings(raw) {
-            if is_secret(name, spelling.len()) {
-                let parts = spelling
-                    .split(|byte| *byte == b'\n')
-                    .map(|part| Zeroizing::new(part.trim_ascii().to_vec()));
-                secrets.extend(parts);
-            }
-            secrets.extend(url_passwords(&spelling));
+        secrets.extend(of_variable(name, raw));
+    }
+    secrets
+}
+
+/// The secrets in one variable's value, in the spellings that quoting and escaping allow.
+pub fn of_variable(name: &[u8], raw: &[u8]) -> Vec<Value> {
+    let mut secrets = Vec::new();
+    for spelling in spellings(raw) {
+        if is_secret(name, spelling.len()) {
+            let parts =
+                spelling.split(|byte| *byte == b'\n').map(|part| Zeroizing::new(part.trim_ascii().to_vec()));
+            secrets.extend(parts);
         }
+        secrets.extend(url_passwords(&spelling));
     }
     secrets.retain(|secret| secret.len() >= SHORTEST);
     secrets
@@ -76,6 +109,10 @@ fn assignment(line: &[u8]) -> Option<(&[u8], &[u8])> {
 
 fn is_secret(name: &[u8], length: usize) -> bool {
     let name = String::from_utf8_lossy(name).to_ascii_uppercase();
+    // The shell's own: a folder.
+    if name == "PWD" {
+        return false;
+    }
     let about = name.rsplit('_').next().is_some_and(|last| ABOUT.contains(&last));
     SECRET.iter().any(|word| name.contains(word)) && (!about || length >= LONG)
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn text(redaction: &Redaction, files: &[PathBuf], text: &str) -> String {
-    redaction.patterns(files).map_or_else(|error| withheld(&error), |patterns| patterns.text(text))
+    redaction.patterns(files, &[]).map_or_else(|error| withheld(&error), |patterns| patterns.text(text))
 }
 
 fn patterns(env: &str) -> Arc<Patterns> {
@@ -43,6 +43,45 @@ fn a_value_over_several_lines_goes_line_by_line() {
     assert_eq!(patterns.text("x MIIEvQIBADAN y"), "x [redacted] y");
     assert_eq!(patterns.text("BgkqhkiG9w0B"), "[redacted]");
     assert_eq!(patterns.text("example"), "example");
+}
+
+#[test]
+fn more_names_that_look_secret() {
+    for name in [
+        "DB_PWD",
+        "SMTP_AUTH",
+        "PRIVATE_PEM",
+        "SLACK_WEBHOOK_URL",
+        "HASH_SALT",
+        "PEPPER",
+        "COOKIE",
+        "SESSION",
+        "SIGNING",
+        "CREDENTIALS",
+        "SENTRY_DSN",
+        "TLS_CERT",
+        "#PASSWD",
+    ] {
+        assert_eq!(patterns(&format!("{name}=abc-def-1\n")).text("abc-def-1"), "[redacted]", "{name}");
+    }
+    for name in ["PWD", "PATH", "COOKIE_DOMAIN", "AUTH_MODE"] {
+        assert_eq!(patterns(&format!("{name}=abc-def-1\n")).text("abc-def-1"), "abc-def-1", "{name}");
+    }
+}
+
+#[test]
+fn a_quote_that_never_closes_hides_no_other_variable() {
+    for opening in ["A=\"open", "A_KEY='open", "A=\"open\nB=\"x\""] {
+        let patterns = patterns(&format!("{opening}\nDB_PASSWORD=hunter22\nC_TOKEN=\"tok-1234\"\n"));
+        assert_eq!(patterns.text("<hunter22 tok-1234>"), "<[redacted] [redacted]>", "{opening}");
+    }
+}
+
+#[test]
+fn secrets_from_elsewhere_are_looked_for_too() {
+    let value = of_variable(b"DB_PASSWORD", b"pa$$word-1");
+    let patterns = Redaction::default().patterns(&[], &[&value]).unwrap();
+    assert_eq!(patterns.text("<pa$word-1>"), "<[redacted]>");
 }
 
 #[test]

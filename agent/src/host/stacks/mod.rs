@@ -13,6 +13,7 @@ pub mod expansion;
 mod memory;
 pub mod model;
 mod roles;
+mod service_env;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -31,6 +32,7 @@ use crate::{
     host::{
         docker::{Engine, EngineError, container},
         nginx,
+        redaction::RedactionError,
     },
     operations::Fault,
 };
@@ -62,6 +64,8 @@ pub struct KnownStack {
     pub services: BTreeMap<String, KnownService>,
     pub volumes: BTreeSet<String>,
     pub networks: BTreeSet<String>,
+    /// The env files that the services name, as they were last found; `None` while that is not known.
+    pub service_env_files: Option<BTreeSet<PathBuf>>,
     /// By env file: the names it set the last times that the stack was well, and since.
     pub env_names: BTreeMap<PathBuf, BTreeSet<String>>,
     /// The service that answers requests; empty when none is known to.
@@ -186,6 +190,12 @@ struct Picture {
     /// All containers; `None` while the engine does not answer.
     containers: Option<Arc<Vec<Container>>>,
     docker_error: String,
+    /// By stack: what Compose last made of its files.
+    configured: BTreeMap<String, Arc<Configured>>,
+    /// True once the stacks were looked at: those of an engine that answered, or those that were known before.
+    looked: bool,
+    /// A stack's file that could not be read at the last look.
+    unread: Option<PathBuf>,
 }
 
 impl Stacks {
@@ -232,6 +242,31 @@ impl Stacks {
     /// Every stack that is known.
     pub fn all(&self) -> Vec<Arc<KnownStack>> {
         self.picture().known.into_values().collect()
+    }
+
+    /// The files that hold the stacks' secrets, and what Compose made of the stacks, which holds more.
+    ///
+    /// # Errors
+    /// When they are not all known: nothing was looked at yet, or a stack's file could not be read.
+    pub fn secret_places(&self) -> Result<(Vec<PathBuf>, Vec<Arc<Configured>>), RedactionError> {
+        let picture = self.picture();
+        if let Some(path) = picture.unread {
+            return Err(RedactionError::Unread { path });
+        }
+        if !picture.looked {
+            return Err(RedactionError::NotLooked);
+        }
+        let mut files: Vec<PathBuf> = Vec::new();
+        for stack in picture.known.values() {
+            files.extend(stack.effective_env_files());
+            files.extend(stack.service_env_files.iter().flatten().cloned());
+            // `ENV_FILE=.env.prod`: a file that the services read and Compose itself does not.
+            let named = stack.compose_env.values().map(|value| stack.directory.join(value));
+            files.extend(named.filter(|path| path.is_file()));
+        }
+        files.sort_unstable();
+        files.dedup();
+        Ok((files, picture.configured.into_values().collect()))
     }
 
     /// A stack by name; the empty name means the only one.
@@ -331,7 +366,13 @@ impl Stacks {
                 stack.correct(settings);
             }
         }
-        self.keep(known, containers, docker_error);
+        let unread = known.values_mut().filter_map(remember_service_env_files).last();
+        let looked = before.looked || docker_error.is_empty() || !known.is_empty();
+        let mut configured = before.configured;
+        configured.extend(models);
+        let containers = containers.map(Arc::new);
+        let picture = Picture { containers, docker_error, configured, looked, unread, ..Picture::default() };
+        self.keep(known, picture);
     }
 
     /// Looks at one stack's files.
@@ -402,12 +443,7 @@ impl Stacks {
         }
     }
 
-    fn keep(
-        &self,
-        known: BTreeMap<String, KnownStack>,
-        containers: Option<Vec<Container>>,
-        docker_error: String,
-    ) {
+    fn keep(&self, known: BTreeMap<String, KnownStack>, picture: Picture) {
         let before = self.picture();
         let same = before.known.len() == known.len()
             && known.iter().all(|(name, stack)| before.known.get(name).is_some_and(|old| **old == *stack));
@@ -417,8 +453,7 @@ impl Stacks {
         }
         let picture = Picture {
             known: known.into_iter().map(|(name, stack)| (name, Arc::new(stack))).collect(),
-            containers: containers.map(Arc::new),
-            docker_error,
+            ..picture
         };
         // A writer that panicked left a whole picture behind: it is replaced in one assignment.
         *self.picture.write().unwrap_or_else(PoisonError::into_inner) = picture;
@@ -427,6 +462,20 @@ impl Stacks {
     fn picture(&self) -> Picture {
         self.picture.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// Looks for the env files that a stack's services name. Returns the file because of which they are not known: one that
+/// cannot be read, or one that is broken and was never seen whole. What a file named before it broke still holds.
+fn remember_service_env_files(stack: &mut KnownStack) -> Option<PathBuf> {
+    match service_env::files(stack) {
+        Ok(files) => stack.service_env_files = Some(files),
+        Err((path, error)) => {
+            tracing::warn!(stack = stack.name, path = %path.display(), %error, "the services' env files are not known");
+            let broken = error.kind() == std::io::ErrorKind::InvalidData;
+            return (!broken || stack.service_env_files.is_none()).then_some(path);
+        }
+    }
+    None
 }
 
 /// Adds the names that the env files set. Names that are gone are forgotten only once the stack is well without them:

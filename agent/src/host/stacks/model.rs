@@ -1,14 +1,28 @@
 //! What `compose config` prints: the files as Compose understands them, from JSON (Compose 2) or YAML (Compose 1).
 //!
-//! Only what the operations tell is read. The values of variables, which Compose prints too, are never taken up.
+//! Only what the operations tell is read. Of the values of variables, which Compose prints too, only those that look
+//! secret are taken up, for nothing but to be kept from leaving the host.
 
 use serde_json::Value;
 use vigie_proto::v1::{ComposeService, PublishedPort};
+
+use crate::host::redaction::{Secret, of_variable};
 
 /// The project as its files declare it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ComposeModel {
     pub services: Vec<ModelService>,
+    pub secrets: Secrets,
+}
+
+/// The secrets among the services' variables, env files included.
+#[derive(Clone, Default, PartialEq)]
+pub struct Secrets(pub Vec<Secret>);
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} secrets", self.0.len())
+    }
 }
 
 /// One service.
@@ -40,13 +54,29 @@ impl ComposeModel {
             .map(|(name, declared)| service(name, declared))
             .collect();
         services.sort_by(|a, b| a.declared.service.cmp(&b.declared.service));
-        Ok(Self { services })
+        let secrets = tree["services"].as_object().into_iter().flatten().flat_map(|(_, own)| secrets(own));
+        Ok(Self { services, secrets: Secrets(secrets.collect()) })
     }
 
     /// A service by name.
     pub fn service(&self, name: &str) -> Option<&ModelService> {
         self.services.iter().find(|service| service.declared.service == name)
     }
+}
+
+/// The secrets in `environment`, a mapping or a list of `NAME=value`.
+fn secrets(declared: &Value) -> Vec<Secret> {
+    let environment = &declared["environment"];
+    let mapped = environment.as_object().into_iter().flatten().filter_map(|(name, value)| {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        Some((name.clone(), value)).filter(|_| !environment[name].is_null())
+    });
+    let listed = environment.as_array().into_iter().flatten().filter_map(Value::as_str);
+    let listed = listed.filter_map(|line| line.split_once('='));
+    mapped
+        .chain(listed.map(|(name, value)| (name.to_owned(), value.to_owned())))
+        .flat_map(|(name, value)| of_variable(name.as_bytes(), value.as_bytes()))
+        .collect()
 }
 
 fn service(name: &str, declared: &Value) -> ModelService {
@@ -187,6 +217,18 @@ mod tests {
     fn values_of_variables_are_not_taken_up() {
         let model = format!("{:?}", ComposeModel::parse(JSON).unwrap());
         assert!(JSON.contains("value-of-password") && !model.contains("value-of-password"));
+    }
+
+    #[test]
+    fn secret_variables_are_known_in_both_ways_of_writing_them() {
+        for environment in [
+            r#"{"DB_PASSWORD": "hunter22", "MODE": "production", "N": null}"#,
+            r#"["DB_PASSWORD=hunter22", "MODE=production"]"#,
+        ] {
+            let text = format!(r#"{{"services": {{"a": {{"environment": {environment}}}}}}}"#);
+            let Secrets(found) = ComposeModel::parse(&text).unwrap().secrets;
+            assert!(found.iter().all(|secret| secret.as_slice() == b"hunter22") && !found.is_empty());
+        }
     }
 
     #[test]

@@ -146,3 +146,35 @@ fn an_inventory_names_what_is_missing() {
         ["running", "running", "missing"]
     );
 }
+
+#[tokio::test]
+async fn secrets_are_not_known_before_the_stacks_are() {
+    let (state, project) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let stacks = open(state.path(), BTreeMap::from([("shop".to_owned(), settings(project.path()))]));
+    assert!(matches!(stacks.secret_places(), Err(RedactionError::NotLooked)));
+    let file = project.path().join("compose.yml");
+    // A file that is broken before it was ever understood may name anything.
+    std::fs::write(&file, "services: [").unwrap();
+    stacks.refresh().await;
+    assert!(matches!(stacks.secret_places(), Err(RedactionError::Unread { .. })));
+    std::fs::write(&file, "services:\n  a: {image: x, env_file: a.env}\n").unwrap();
+    stacks.refresh().await;
+    let named = project.path().join("a.env");
+    assert!(stacks.secret_places().unwrap().0.contains(&named));
+    std::fs::write(&file, "services: [").unwrap();
+    stacks.refresh().await;
+    assert!(stacks.secret_places().unwrap().0.contains(&named), "what it named before still holds");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    stacks.refresh().await;
+    assert!(matches!(stacks.secret_places(), Err(RedactionError::Unread { .. })));
+}
+
+#[tokio::test]
+async fn an_engine_that_never_answered_hides_what_there_is() {
+    let state = tempfile::tempdir().unwrap();
+    drop(std::os::unix::net::UnixListener::bind(state.path().join("no-engine.sock")).unwrap());
+    let stacks = open(state.path(), BTreeMap::new());
+    stacks.refresh().await;
+    assert!(matches!(stacks.secret_places(), Err(RedactionError::NotLooked)));
+}

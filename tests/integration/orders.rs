@@ -1,5 +1,10 @@
 //! What orders do and what they cannot.
 
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+};
+
 use vigie_tests::Fleet;
 
 use crate::{NOTHING, UPTIME};
@@ -35,6 +40,16 @@ fn nothing_changes_without_a_yes() {
     assert_eq!(runs["runs"][0]["phase"], "awaiting_signature", "{runs}");
 
     let id = runs["runs"][0]["run"].as_str().unwrap_or_default().to_owned();
+    let shown = fleet.vigiectl(&["runs", "show", &id]).exits(0);
+    assert!(shown.stdout.contains("waits for a signature"), "{shown:?}");
+
+    // Whoever attaches is told what the run waits for.
+    let mut watch = fleet.ctl().args(["runs", "watch", &id]).stderr(Stdio::piped()).spawn().unwrap();
+    let said = BufReader::new(watch.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(said.into_iter().any(|line| line.contains("waits for a signature")));
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+
     let resumed = fleet.vigiectl(&["runs", "resume", &id, "--yes"]).exits(0);
     assert!(resumed.stdout.contains("load average"), "{resumed:?}");
 }

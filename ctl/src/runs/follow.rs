@@ -226,7 +226,19 @@ impl<'a> Follower<'a> {
 
     /// Shows the plan that waits for a signature, asks, and signs or ends the run.
     async fn consent(&mut self) -> Result<(), Error> {
-        let Some(signer) = self.signer.as_ref().filter(|_| self.view.awaits_signature()) else {
+        if !self.view.awaits_signature() {
+            return Ok(());
+        }
+        let Some(signer) = self.signer.as_ref() else {
+            let plan = self.view.plan.as_ref().map(|planned| planned.manifest.clone()).unwrap_or_default();
+            if plan != self.asked_about {
+                let run = &self.view.run;
+                let line = format!(
+                    "The run waits for a signature; `vigiectl runs resume {run}` shows its plan and asks."
+                );
+                self.invocation.output.say(line);
+                self.asked_about = plan;
+            }
             return Ok(());
         };
         let plan = Plan::examine(&self.view, signer.asked.as_ref(), &signer.operator)?;

@@ -32,8 +32,7 @@ fn groups(view: &RunView, look: &Look) -> Vec<Group> {
         let outcome = view.outcome(target);
         let status = outcome.map(Outcome::status);
         let headline = match outcome {
-            None if view.closed.is_some() => look.dim("not run"),
-            None => look.dim("no answer yet"),
+            None => look.dim(&waits_for(view, target, look)),
             Some(outcome) if outcome.is_success() => String::new(),
             Some(outcome) => failure(outcome, view.reason(target, outcome), look),
         };
@@ -49,6 +48,22 @@ fn groups(view: &RunView, look: &Look) -> Vec<Group> {
     // What went well first and the largest first: the last lines on the screen are those to act upon.
     groups.sort_by_key(|group| (rank(group.status), std::cmp::Reverse(group.targets.len())));
     groups
+}
+
+/// What keeps a target without an outcome.
+fn waits_for(view: &RunView, target: u32, look: &Look) -> String {
+    if view.closed.is_some() {
+        return "not run".to_owned();
+    }
+    if view.awaits_signature() {
+        return format!("waits for a signature: `vigiectl runs resume {}`", view.run);
+    }
+    let started = view.tasks.iter().find(|task| task.target == target && task.started_at_ms > 0);
+    match started {
+        Some(task) => format!("running since {}", look.time(task.started_at_ms)),
+        None if view.signed => "not started yet".to_owned(),
+        None => "no answer yet".to_owned(),
+    }
 }
 
 fn rank(status: Option<OutcomeStatus>) -> u8 {
@@ -136,7 +151,8 @@ fn difference_from(standard: &[String], output: &[String], look: &Look) -> Optio
 fn footer(view: &RunView, groups: &[Group], look: &Look) -> String {
     let mut tally: BTreeMap<u8, (&str, usize)> = BTreeMap::new();
     for group in groups {
-        let word = group.status.map_or("not run", OutcomeStatus::word);
+        let without = if view.closed.is_some() { "not run" } else { "open" };
+        let word = group.status.map_or(without, OutcomeStatus::word);
         tally.entry(rank(group.status)).or_insert((word, 0)).1 += group.targets.len();
     }
     let parts: Vec<_> = tally.into_values().map(|(word, number)| format!("{number} {word}")).collect();

@@ -135,6 +135,9 @@ impl EnrolError {
                 | Code::FailedPrecondition => {
                     "a token can be used once and for ten minutes: make a new one with `vigiectl hosts token`"
                 }
+                Code::AlreadyExists => {
+                    "a host has this name: make a token with `vigiectl hosts token NAME --replace`, or under another name"
+                }
                 _ => "try again with the same token; if it lasts, look into the controller's log",
             },
             Self::Answer(_) => {

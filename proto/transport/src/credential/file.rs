@@ -76,7 +76,7 @@ fn read_failed(path: &Path, source: io::Error) -> FileError {
 /// Why a file was not read or written. Each text names the file and, where there is one, the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    #[error("{path} does not exist; check the path, or enrol this machine first")]
+    #[error("{path} does not exist; check the path")]
     Missing { path: PathBuf, source: io::Error },
     #[error("{path} may not be read; run as its owner")]
     Denied { path: PathBuf, source: io::Error },

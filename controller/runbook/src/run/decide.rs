@@ -3,9 +3,9 @@
 use vigie_proto::{
     id::HostId,
     v1::{
-        Closed, Concluded, Conclusion, Failure, Noted, Observation, Observed, Outcome, OutcomeStatus,
-        ProbePurpose, RunEvent, RunMode, RunPhase, RunVerdict, Signature, Signed, TaskEnded, TaskStarted,
-        TasksEnded, TasksStarted, run_event::Event,
+        Closed, Concluded, Conclusion, Failure, Observation, Observed, Outcome, OutcomeStatus, ProbePurpose,
+        RunEvent, RunMode, RunPhase, RunVerdict, Signature, Signed, TaskEnded, TaskStarted, TasksEnded,
+        TasksStarted, run_event::Event,
     },
 };
 
@@ -279,9 +279,4 @@ pub(super) fn place(target: usize) -> u32 {
 
 pub(super) fn subject(target: &TargetState, now_ms: i64) -> Subject<'_> {
     Subject { host: &target.target.host_name, stack: &target.target.stack, now_ms }
-}
-
-/// A line for the timeline.
-pub fn note(text: impl Into<String>, operator: &str) -> Event {
-    Event::Noted(Noted { text: text.into(), operator: operator.to_owned() })
 }

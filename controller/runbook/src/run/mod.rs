@@ -17,7 +17,7 @@ mod state;
 mod verdict;
 mod wanted;
 
-pub use decide::{Decision, Surroundings, decide, note};
+pub use decide::{Decision, Surroundings, decide};
 pub use open::{OpenError, open, scope};
 pub use state::{Corrupt, State, TargetState, Task, TaskState};
 pub use wanted::wanted;

@@ -36,8 +36,8 @@ fn main() -> Fallible<()> {
 fn operations(pool: &DescriptorPool) -> Fallible<String> {
     let request = oneof(pool, "vigie.v1.Request")?;
     let result = oneof(pool, "vigie.v1.Result")?;
-    let (mut table, mut names, mut result_names, mut checks, mut statics) =
-        (String::new(), String::new(), String::new(), String::new(), String::new());
+    let (mut table, mut names, mut result_names, mut checks, mut statics, mut stacks) =
+        (String::new(), String::new(), String::new(), String::new(), String::new(), String::new());
     for field in &request {
         let answer = result
             .iter()
@@ -58,15 +58,23 @@ fn operations(pool: &DescriptorPool) -> Fallible<String> {
         if !preview.is_empty() && !request.iter().any(|other| other.name() == preview) {
             return Err(format!("operation `{}` names an unknown preview `{preview}`", field.name()).into());
         }
+        let narrowed_by = narrowing(&options, field.name(), &message, authority != "Role")?;
+        if authority == "OrderChallenge" && preview.is_empty() {
+            return Err(format!("operation `{}` needs a challenge and has no preview", field.name()).into());
+        }
         let variant = camel(field.name());
+        if message.get_field_by_name("stack").is_some() {
+            writeln!(stacks, "        request::Operation::{variant}(m) => Some(&mut m.stack),")?;
+        }
         writeln!(
             table,
             "    Operation {{ name: {:?}, effect: Effect::{effect}, authority: Authority::{authority}, timeout_ms: {}, \
-             summary: {summary:?}, preview: {}, streams: {} }},",
+             summary: {summary:?}, preview: {}, streams: {}, narrowed_by: {narrowed_by}, asked_for: {} }},",
             field.name(),
             number(&options, "timeout_ms"),
             if preview.is_empty() { "None".to_owned() } else { format!("Some({preview:?})") },
-            options.get_field_by_name("streams").is_some_and(|v| v.as_bool() == Some(true)),
+            flag(&options, "streams"),
+            flag(&options, "asked_for"),
         )?;
         writeln!(names, "        request::Operation::{variant}(_) => {:?},", field.name())?;
         writeln!(
@@ -86,6 +94,9 @@ fn operations(pool: &DescriptorPool) -> Fallible<String> {
         "/// Every operation, in the catalogue's order.\npub const OPERATIONS: &[Operation] = &[\n{table}];\n\n\
          fn request_name(operation: &request::Operation) -> &'static str {{\n    match operation {{\n{names}    }}\n}}\n\n\
          fn result_name(operation: &result::Operation) -> &'static str {{\n    match operation {{\n{result_names}    }}\n}}\n\n\
+         /// The stack that a request names; `None` for one that is not about a stack.\n\
+         fn stack_field(operation: &mut request::Operation) -> Option<&mut String> {{\n    match operation {{\n{stacks}        \
+         _ => None,\n    }}\n}}\n\n\
          {statics}\n\
          fn check_fields(operation: &request::Operation) -> Result<(), FieldError> {{\n    match operation {{\n{checks}    }}\n    Ok(())\n}}\n"
     ))
@@ -114,7 +125,7 @@ fn validator(
             "static {name}: Rules = Rules::new({:?}, {:?}, {}, {:?}, {}, {}, {});",
             operation.name(),
             field.name(),
-            rules.get_field_by_name("required").is_some_and(|v| v.as_bool() == Some(true)),
+            flag(&rules, "required"),
             pattern,
             number(&rules, "max_len"),
             number(&rules, "min"),
@@ -156,6 +167,43 @@ fn extension(options: &DynamicMessage, pool: &DescriptorPool, name: &str) -> Opt
 
 fn text(message: &DynamicMessage, field: &str) -> String {
     message.get_field_by_name(field).and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn flag(message: &DynamicMessage, field: &str) -> bool {
+    message.get_field_by_name(field).is_some_and(|value| value.as_bool() == Some(true))
+}
+
+/// The narrowing of an operation that needs an order, as the table writes it: the request must have the fields that it
+/// speaks of.
+fn narrowing(
+    options: &DynamicMessage,
+    operation: &str,
+    request: &MessageDescriptor,
+    ordered: bool,
+) -> Fallible<String> {
+    if !ordered {
+        return Ok("None".to_owned());
+    }
+    let by =
+        options.get_field_by_name("narrowed_by").and_then(|value| value.as_enum_number()).unwrap_or_default();
+    let (word, fields): (_, &[&str]) = match by {
+        1 => ("Stacks", &["stack"]),
+        2 => ("Units", &["unit"]),
+        3 => ("Programs", &["program"]),
+        4 => ("Ports", &["port", "protocol"]),
+        5 => ("Host", &[]),
+        _ => {
+            return Err(
+                format!("operation `{operation}` needs an order and does not say `narrowed_by`").into()
+            );
+        }
+    };
+    match fields.iter().find(|field| request.get_field_by_name(field).is_none()) {
+        Some(field) => {
+            Err(format!("operation `{operation}` is narrowed by {word} and has no field `{field}`").into())
+        }
+        None => Ok(format!("Some(Narrowing::{word})")),
+    }
 }
 
 fn number(message: &DynamicMessage, field: &str) -> i64 {

@@ -11,6 +11,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
+use vigie_proto::operation::{OPERATIONS, Operation};
 
 /// Where a package puts the settings.
 const SETTINGS: &str = "/etc/vigie/agent.toml";
@@ -86,6 +87,10 @@ pub enum PolicyCommand {
         /// Let orders run any program.
         #[arg(long)]
         exec_any: bool,
+        /// Let orders run this operation, which the standard policy leaves out (`redis_flush`, `postgres_restore`, …);
+        /// may be given again.
+        #[arg(long, value_name = "OPERATION", value_parser = asked_for)]
+        allow: Vec<&'static Operation>,
         /// Pin the policy to these stacks instead of those found here.
         #[arg(long, value_name = "STACK")]
         stack: Vec<String>,
@@ -96,6 +101,15 @@ pub enum PolicyCommand {
         #[arg(long, value_name = "DIR", default_value = STATE)]
         state: PathBuf,
     },
+}
+
+/// An operation that the standard policy has to be asked for.
+fn asked_for(name: &str) -> Result<&'static Operation, String> {
+    let can = |operation: &&Operation| operation.asked_for && operation.name != "exec";
+    Operation::find(name).filter(can).ok_or_else(|| {
+        let names: Vec<_> = OPERATIONS.iter().filter(can).map(|operation| operation.name).collect();
+        format!("it is none of {}; programs are allowed with --exec", names.join(", "))
+    })
 }
 
 /// The settings, complete: what the file leaves out has its default.

@@ -31,7 +31,7 @@ use crate::host::trust::Trust;
 const FILE: &str = "host.json";
 
 /// CA certificates, DER.
-pub type Roots = Vec<tokio_rustls::rustls::pki_types::CertificateDer<'static>>;
+pub type Roots = Vec<rustls::pki_types::CertificateDer<'static>>;
 
 /// A host that belongs to a fleet.
 #[derive(Debug)]

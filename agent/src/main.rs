@@ -134,7 +134,7 @@ fn policy(command: PolicyCommand) -> anyhow::Result<()> {
             }
             Ok(output::print(policy)?)
         }
-        PolicyCommand::Standard { exec, exec_any, stack, config, state } => {
+        PolicyCommand::Standard { exec, exec_any, allow, stack, config, state } => {
             let mut stacks = stack;
             if stacks.is_empty() {
                 let host = host(Settings::load(&config)?, &state);
@@ -146,7 +146,7 @@ fn policy(command: PolicyCommand) -> anyhow::Result<()> {
                 (false, true) => standard::Exec::Nothing,
                 (false, false) => standard::Exec::Programs(exec),
             };
-            let text = standard::text(&standard::Found::on_this_host(stacks), &exec);
+            let text = standard::text(&standard::Found::on_this_host(stacks), &exec, &allow);
             Ok(output::print(text.trim_end())?)
         }
     }

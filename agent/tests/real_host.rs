@@ -83,6 +83,7 @@ impl World {
             deadline: Instant::now() + limit,
             output: self.watched.clone(),
             ordered: true,
+            prepared: None,
         };
         let (name, begun) = (ask.name(), Instant::now());
         let answer = operations::run(ask, &context).await;

@@ -4,7 +4,7 @@ use std::{sync::OnceLock, time::Duration};
 
 use regex_lite::Regex;
 
-pub use crate::v1::{Authority, Effect};
+pub use crate::v1::{Authority, Effect, Narrowing};
 use crate::v1::{Request, request, result};
 
 /// What the catalogue says of one operation.
@@ -21,6 +21,10 @@ pub struct Operation {
     pub preview: Option<&'static str>,
     /// Whether output is sent while it runs.
     pub streams: bool,
+    /// By what a host's policy narrows it; `None` for what needs no order.
+    pub narrowed_by: Option<Narrowing>,
+    /// The standard policy leaves it out unless the host's owner asks for it.
+    pub asked_for: bool,
 }
 
 impl Operation {
@@ -56,6 +60,11 @@ impl request::Operation {
     /// The operation's name in the catalogue.
     pub fn name(&self) -> &'static str {
         request_name(self)
+    }
+
+    /// The stack that it names, empty when it leaves that to the host; `None` when it is not about a stack.
+    pub fn stack_mut(&mut self) -> Option<&mut String> {
+        stack_field(self)
     }
 }
 

@@ -62,13 +62,8 @@ impl Executor for Arc<Host> {
             policy.permits(operation, None)?;
         }
         let mut operation = operation.clone();
-        let stack = match &mut operation {
-            request::Operation::ComposeUp(request) => Some(&mut request.stack),
-            request::Operation::ComposeRestart(request) => Some(&mut request.stack),
-            _ => None,
-        };
         let mut exclusive = None;
-        if let Some(stack) = stack {
+        if let Some(stack) = operation.stack_mut() {
             let resolved = self.stacks().resolve(stack).await.map_err(|fault| fault.failure)?;
             stack.clone_from(&resolved.name);
             exclusive = Some(resolved.name.clone());
@@ -84,7 +79,7 @@ impl Executor for Arc<Host> {
         output: Arc<dyn OutputSink>,
         ordered: bool,
     ) -> Outcome {
-        let context = Context { host: Arc::clone(self), deadline, output, ordered };
+        let context = Context { host: Arc::clone(self), deadline, output, ordered, prepared: None };
         match operations::run(operation.clone(), &context).await {
             Ok(result) => Outcome::succeeded(result),
             Err(fault) => fault.into(),

@@ -37,7 +37,7 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    pub(super) fn root(&self) -> tokio_rustls::rustls::pki_types::CertificateDer<'static> {
+    pub(super) fn root(&self) -> rustls::pki_types::CertificateDer<'static> {
         self.0.der().clone()
     }
 

@@ -493,7 +493,16 @@ mod tests {
         let stacks = Stacks::open(folder.path(), engine.clone(), settings.stacks.clone());
         let host = Arc::new(Host::new(settings, engine, stacks));
         host.stacks().refresh().await;
-        (Context { host, deadline: Instant::now() + LONG, output: Arc::new(Silent), ordered }, folder)
+        (
+            Context {
+                host,
+                deadline: Instant::now() + LONG,
+                output: Arc::new(Silent),
+                ordered,
+                prepared: None,
+            },
+            folder,
+        )
     }
 
     #[tokio::test]

@@ -32,6 +32,9 @@ pub struct Context {
     /// True when an operator signed for this request: targets that neither a stack nor the policy names are then
     /// allowed.
     pub ordered: bool,
+    /// For an operation that loses something: what its preview found when the order was prepared, which is what the
+    /// operator signed for. The operation acts on nothing else.
+    pub prepared: Option<result::Operation>,
 }
 
 /// Why an operation did not do what it is for.

@@ -15,48 +15,29 @@ use std::{
 };
 
 use vigie_proto::{
-    operation::{OPERATIONS, Operation},
+    operation::{Narrowing, OPERATIONS, Operation},
     v1::{Failure, PolicySummary, request},
 };
 
 pub use file::{PolicyFile, check};
 
-/// What an operation's permission is narrowed by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Scope {
-    Stacks,
-    Units,
-    Programs,
-}
-
-impl Scope {
-    /// The scope of an operation that needs an order. `None` for one that this module does not know: it can then not
-    /// be allowed at all.
-    fn of(operation: &str) -> Option<Self> {
-        match operation {
-            "compose_up" | "compose_restart" => Some(Self::Stacks),
-            "unit_restart" => Some(Self::Units),
-            "exec" => Some(Self::Programs),
-            _ => None,
-        }
-    }
-
-    /// The key that narrows it in the file.
-    fn key(self) -> &'static str {
-        match self {
-            Self::Stacks => "stacks",
-            Self::Units => "units",
-            Self::Programs => "programs",
-        }
+/// The key of a policy's block that narrows an operation, and what it holds.
+fn key(narrowing: Narrowing) -> &'static str {
+    match narrowing {
+        Narrowing::Stacks => "stacks",
+        Narrowing::Units => "units",
+        Narrowing::Programs => "programs",
+        Narrowing::Ports => "ports",
+        Narrowing::Host | Narrowing::Unspecified => "any",
     }
 }
 
 /// What one operation is allowed on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Allowance {
-    /// Stacks, units or programs, by the operation's scope.
+    /// Stacks, units, programs or ports, by what narrows the operation.
     named: BTreeSet<String>,
-    /// Whatever there is; only `exec` can have it.
+    /// Whatever there is; for programs, and for what is about the whole host.
     any: bool,
 }
 
@@ -99,42 +80,48 @@ impl Policy {
     pub fn permits(&self, operation: &request::Operation, stack: Option<&str>) -> Result<(), Failure> {
         let rules = self.sound()?;
         let name = operation.name();
+        let Some(narrowing) = Operation::find(name).and_then(|known| known.narrowed_by) else {
+            let message = format!("{name} needs no order, and a policy has no way to allow it");
+            return Err(Failure::new("policy_denied", message));
+        };
         let subject = subject(operation, stack);
         let allowance =
             rules.allow.iter().find(|(allowed, _)| allowed.name == name).map(|(_, allowance)| allowance);
-        let allowed = match (&subject, allowance) {
-            (Some(subject), Some(allowance)) => allowance.any || allowance.named.contains(subject),
+        let allowed = match (narrowing, &subject, allowance) {
+            (Narrowing::Host, _, Some(allowance)) => allowance.any,
+            (_, Some(subject), Some(allowance)) => allowance.any || allowance.named.contains(subject),
             _ => false,
         };
-        if allowed { Ok(()) } else { Err(self.denied(name, subject.as_deref())) }
+        if allowed { Ok(()) } else { Err(self.denied(name, narrowing, subject.as_deref())) }
     }
 
-    fn denied(&self, operation: &str, subject: Option<&str>) -> Failure {
+    fn denied(&self, operation: &str, narrowing: Narrowing, subject: Option<&str>) -> Failure {
         let file = self.file.display();
-        match (Scope::of(operation), subject) {
-            (Some(scope), Some(subject)) => Failure::new(
-                "policy_denied",
-                format!("this host's policy ({file}) does not let an order run {operation} on {subject}"),
+        let key = key(narrowing);
+        let add = |line: String| {
+            format!(
+                "if it should, add as the host's root to {file}:\n[[allow]]\noperation = \"{operation}\"\n{line}"
             )
-            .hint(format!(
-                "if it should, add as the host's root to {file}:\n[[allow]]\noperation = \"{operation}\"\n{} = [{}]",
-                scope.key(),
-                toml::Value::from(subject),
-            )),
-            (Some(Scope::Programs), None) => {
-                Failure::new("policy_denied", "the host has no such program: it is neither in the agent's path nor a file by an absolute path")
-                    .hint("name a program that is on the host, best by its absolute path")
+        };
+        let denied = |message: String| Failure::new("policy_denied", message);
+        match (narrowing, subject) {
+            (Narrowing::Host | Narrowing::Unspecified, _) => {
+                denied(format!("this host's policy ({file}) does not let an order run {operation}"))
+                    .hint(add("any = true".to_owned()))
             }
-            (Some(scope), None) => Failure::new(
-                "policy_denied",
-                format!("the order does not say on which of the host's {} to run {operation}", scope.key()),
+            (_, Some(subject)) => {
+                denied(format!("this host's policy ({file}) does not let an order run {operation} on {subject}"))
+                    .hint(add(format!("{key} = [{}]", toml::Value::from(subject))))
+            }
+            (Narrowing::Programs, None) => denied(
+                "the host has no such program: it is neither in the agent's path nor a file by an absolute path"
+                    .to_owned(),
             )
-            .hint("name it in the request"),
-            (None, _) => Failure::new(
-                "policy_denied",
-                format!("this agent's policy has no way to allow {operation}"),
-            )
-            .hint("install a newer agent"),
+            .hint("name a program that is on the host, best by its absolute path"),
+            (_, None) => {
+                denied(format!("the order does not say on which of the host's {key} to run {operation}"))
+                    .hint("name it in the request")
+            }
         }
     }
 
@@ -221,7 +208,10 @@ impl fmt::Display for Policy {
 impl Allowance {
     /// `compose_restart (stacks sylion)`.
     fn words(&self, operation: &Operation) -> String {
-        let key = Scope::of(operation.name).map_or("", Scope::key);
+        let key = operation.narrowed_by.map_or("", key);
+        if operation.narrowed_by == Some(Narrowing::Host) {
+            return operation.name.to_owned();
+        }
         if self.any {
             return format!("{} (any of the {key})", operation.name);
         }
@@ -230,16 +220,16 @@ impl Allowance {
     }
 }
 
-/// What an operation is about, in the words of its scope; `None` when it does not say.
+/// What an operation is about, in the words of what narrows it; `None` when it does not say.
 fn subject(operation: &request::Operation, stack: Option<&str>) -> Option<String> {
     match operation {
-        request::Operation::ComposeUp(_) | request::Operation::ComposeRestart(_) => stack.map(str::to_owned),
         request::Operation::UnitRestart(request) => Some(request.unit.clone()),
         request::Operation::Exec(request) => {
             let program = super::child::resolve(&request.program).ok()?;
             Some(plain_program(&program)?.to_str()?.to_owned())
         }
-        _ => None,
+        // Whatever is narrowed by stacks.
+        _ => stack.map(str::to_owned),
     }
 }
 

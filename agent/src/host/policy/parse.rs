@@ -8,9 +8,9 @@ use std::{
 
 use serde::Deserialize;
 use toml::Spanned;
-use vigie_proto::operation::Operation;
+use vigie_proto::operation::{Narrowing, Operation};
 
-use super::{Allowance, Rules, Scope, nameable, plain_program};
+use super::{Allowance, Rules, key, nameable, plain_program};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,6 +29,7 @@ struct Allow {
     stacks: Option<Vec<String>>,
     units: Option<Vec<String>>,
     programs: Option<Vec<String>>,
+    ports: Option<Vec<String>>,
     #[serde(default)]
     any: bool,
 }
@@ -92,32 +93,50 @@ fn permission(name: &str, allow: Allow) -> Result<(&'static Operation, Allowance
         format!("`{name}` is no operation that needs an order; those are {}", names.join(", "))
     };
     let operation = nameable().find(|operation| operation.name == name).ok_or_else(unknown)?;
-    let scope = Scope::of(name).ok_or_else(unknown)?;
-    let given =
-        [(Scope::Stacks, allow.stacks), (Scope::Units, allow.units), (Scope::Programs, allow.programs)];
+    let narrowing = operation.narrowed_by.ok_or_else(unknown)?;
+    let given = [
+        (Narrowing::Stacks, allow.stacks),
+        (Narrowing::Units, allow.units),
+        (Narrowing::Programs, allow.programs),
+        (Narrowing::Ports, allow.ports),
+    ];
     let mut named = BTreeSet::new();
-    for (key, values) in given {
+    for (kind, values) in given {
         let Some(values) = values else { continue };
-        if key != scope {
+        if kind != narrowing {
             return Err(format!(
                 "`{}` says nothing about {name}, which is narrowed by `{}`",
-                key.key(),
-                scope.key()
+                key(kind),
+                key(narrowing)
             ));
         }
         named.extend(values);
     }
-    if allow.any && scope != Scope::Programs {
-        return Err(format!("{name} is allowed for named {} only, never for any", scope.key()));
+    let whole = matches!(narrowing, Narrowing::Programs | Narrowing::Host);
+    if allow.any && !whole {
+        return Err(format!("{name} is allowed for named {} only, never for any", key(narrowing)));
+    }
+    if narrowing == Narrowing::Host && !allow.any {
+        return Err(format!("{name} is about the whole host and needs `any = true`"));
     }
     if named.is_empty() && !allow.any {
-        let any = if scope == Scope::Programs { ", or `any = true`" } else { "" };
-        return Err(format!("{name} needs `{} = [\"…\"]`, naming at least one{any}", scope.key()));
+        let any = if whole { ", or `any = true`" } else { "" };
+        return Err(format!("{name} needs `{} = [\"…\"]`, naming at least one{any}", key(narrowing)));
     }
-    if scope == Scope::Programs {
-        named = named.into_iter().map(program).collect::<Result<_, _>>()?;
+    match narrowing {
+        Narrowing::Programs => named = named.into_iter().map(program).collect::<Result<_, _>>()?,
+        Narrowing::Ports => named.iter().try_for_each(|port| is_port(port))?,
+        _ => {}
     }
     Ok((operation, Allowance { named, any: allow.any }))
+}
+
+/// A port is written with its protocol.
+fn is_port(written: &str) -> Result<(), String> {
+    let fits = written.split_once('/').is_some_and(|(port, protocol)| {
+        port.parse::<u16>().is_ok_and(|port| port > 0) && matches!(protocol, "tcp" | "udp")
+    });
+    if fits { Ok(()) } else { Err(format!("`{written}` is no port; one is written like \"443/tcp\"")) }
 }
 
 /// A program has to be absolute; where its folder exists, links in the folder's path are followed.

@@ -5,6 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use vigie_proto::operation::{Narrowing, Operation};
+
+use super::nameable;
+
 /// What orders may run beside the actions on stacks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Exec {
@@ -22,6 +26,8 @@ pub struct Found {
     pub nginx: bool,
 }
 
+/// What the world reaches a web server by.
+const WEB_PORTS: &str = "\"80/tcp\", \"443/tcp\"";
 /// The unit and the folder that come with nginx.
 const NGINX_UNIT: &str = "nginx.service";
 const NGINX_LOGS: &str = "/var/log/nginx";
@@ -34,8 +40,8 @@ impl Found {
     }
 }
 
-/// The policy's text.
-pub fn text(found: &Found, exec: &Exec) -> String {
+/// The policy's text: every operation that is allowed unasked, and those that the host's owner asked for.
+pub fn text(found: &Found, exec: &Exec, asked: &[&'static Operation]) -> String {
     let mut text = String::from(
         "# What operators' orders may do on this host. Whatever is not named here is refused, whoever signed.\n\
          # `vigie-agent policy check` tells whether the file is sound; the agent reads it again when it changes.\n\
@@ -48,13 +54,22 @@ pub fn text(found: &Found, exec: &Exec) -> String {
         // Writing to a String cannot fail.
         let _ = write!(text, "\n[[allow]]\noperation = \"{operation}\"\n{narrowed}\n");
     };
-    if !found.stacks.is_empty() {
-        for operation in ["compose_restart", "compose_up"] {
-            allow(operation, format!("stacks = [{}]", strings(&found.stacks)));
+    let wanted = |operation: &&Operation| {
+        !operation.asked_for || asked.iter().any(|asked| asked.name == operation.name)
+    };
+    for operation in nameable().filter(wanted) {
+        match operation.narrowed_by {
+            Some(Narrowing::Stacks) if !found.stacks.is_empty() => {
+                allow(operation.name, format!("stacks = [{}]", strings(&found.stacks)));
+            }
+            Some(Narrowing::Units) if found.nginx => {
+                allow(operation.name, format!("units = [\"{NGINX_UNIT}\"]"));
+            }
+            Some(Narrowing::Ports) => allow(operation.name, format!("ports = [{WEB_PORTS}]")),
+            Some(Narrowing::Host) => allow(operation.name, "any = true".to_owned()),
+            // Programs are `exec`'s, below; the others have nothing here that they could be allowed on.
+            _ => {}
         }
-    }
-    if found.nginx {
-        allow("unit_restart", format!("units = [\"{NGINX_UNIT}\"]"));
     }
     match exec {
         Exec::Nothing => {}

@@ -164,23 +164,16 @@ fn a_policy_of_another_owner_is_not_believed() {
 }
 
 #[test]
-fn every_operation_that_needs_an_order_can_be_allowed() {
-    for operation in nameable() {
-        assert!(Scope::of(operation.name).is_some(), "{} has no scope", operation.name);
-    }
-}
-
-#[test]
 fn the_standard_policy_is_sound_and_pinned() {
     let found = Found { stacks: vec!["sylion".to_owned()], nginx: true };
-    let policy = policy(&standard::text(&found, &Exec::Programs(vec!["/bin/ls".into()])));
+    let policy = policy(&standard::text(&found, &Exec::Programs(vec!["/bin/ls".into()]), &[]));
     assert_eq!(policy.unsound(), None);
     assert_eq!(policy.permits(&restart(), Some("sylion")), Ok(()));
     assert_eq!(policy.permits(&exec("/bin/ls"), None), Ok(()));
     assert_eq!(policy.permits(&exec("/bin/cat"), None).unwrap_err().code, "policy_denied");
     assert_eq!(policy.may_tail(Path::new("/var/log/nginx/error.log")), Ok(()));
     for exec in [Exec::Nothing, Exec::Anything] {
-        assert!(parse::parse(&standard::text(&Found::default(), &exec)).is_ok());
+        assert!(parse::parse(&standard::text(&Found::default(), &exec, &[])).is_ok());
     }
 }
 
@@ -196,7 +189,7 @@ proptest! {
     #[test]
     fn names_survive_the_standard_policy(stacks in prop::collection::vec("\\PC{1,20}", 1..4)) {
         let found = Found { stacks: stacks.clone(), nginx: false };
-        let policy = policy(&standard::text(&found, &Exec::Nothing));
+        let policy = policy(&standard::text(&found, &Exec::Nothing, &[]));
         for stack in &stacks {
             prop_assert_eq!(policy.permits(&restart(), Some(stack)), Ok(()));
         }

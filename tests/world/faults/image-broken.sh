@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # The image was built from broken source that is mended since: only a rebuild cures.
+# expect: runbook=backend-502 cause=image_outdated remedy=rebuild_backend
 break_it() {
     local source=$STACK/backend/server.py
     sed -i 's/^VERSION = .*/VERSION = "1.5.0"/; s/^def main():$/def main(:/' "$source"

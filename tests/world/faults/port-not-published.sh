@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # The ports entry is gone from the compose file and the backend was recreated: it is healthy, nginx cannot reach it.
+# expect: runbook=backend-502 cause=port_not_published remedy=-
 break_it() {
     sed -i '/^    ports:$/,+1d' "$STACK/docker-compose.prod.yml"
     compose up -d backend

@@ -13,6 +13,8 @@ use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use vigie_proto::operation::{OPERATIONS, Operation};
 
+use crate::host::redaction::{Secret, of_variable};
+
 /// Where a package puts the settings.
 const SETTINGS: &str = "/etc/vigie/agent.toml";
 /// Where a package puts the agent's state.
@@ -144,6 +146,35 @@ pub struct StackSettings {
     pub backend_service: Option<String>,
     /// The backend's health path.
     pub health_path: Option<String>,
+    /// Where the stack's PostgreSQL is, `postgresql://user:password@host:port/database`: for a server that is none of
+    /// the stack's services, and for another user than the stack's own.
+    pub database_url: Option<DatabaseUrl>,
+}
+
+impl StackSettings {
+    /// What the settings say that must not leave the host.
+    pub fn secrets(&self) -> Vec<Secret> {
+        let url = self.database_url.as_ref();
+        url.map(|url| of_variable(b"DATABASE_URL", url.secret().as_bytes())).unwrap_or_default()
+    }
+}
+
+/// An address with a password in it, which is kept from being printed.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    /// The address, password included.
+    pub fn secret(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DatabaseUrl")
+    }
 }
 
 impl Default for Settings {

@@ -27,6 +27,9 @@ use vigie_proto::v1::{
     self, HttpTarget, OutputSource, request::Operation as Ask, result::Operation as Answer,
 };
 
+#[path = "real_host/postgres.rs"]
+mod postgres;
+
 /// Collects what an operation says while it runs.
 #[derive(Default)]
 struct Watched(Mutex<Vec<u8>>);

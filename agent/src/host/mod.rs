@@ -13,6 +13,7 @@ pub mod journal;
 pub mod message;
 pub mod nginx;
 pub mod policy;
+pub mod postgres;
 pub mod redaction;
 pub mod stacks;
 pub mod state;
@@ -20,7 +21,7 @@ pub mod trust;
 
 use std::sync::Arc;
 
-use crate::config::Settings;
+use crate::config::{Settings, StackSettings};
 use docker::Engine;
 use policy::{Policy, PolicyFile};
 use redaction::{Patterns, Redaction, RedactionError, withheld};
@@ -82,7 +83,9 @@ impl Host {
     /// When one of them cannot be read, or they are not all known yet.
     pub fn secrets(&self) -> Result<Arc<Patterns>, RedactionError> {
         let (files, configured) = self.stacks.secret_places()?;
-        let values: Vec<_> = configured.iter().map(|stack| stack.model.secrets.0.as_slice()).collect();
+        let settled: Vec<_> = self.settings.stacks.values().flat_map(StackSettings::secrets).collect();
+        let mut values: Vec<_> = configured.iter().map(|stack| stack.model.secrets.0.as_slice()).collect();
+        values.push(&settled);
         self.redaction.patterns(&files, &values)
     }
 

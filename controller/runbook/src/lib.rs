@@ -16,6 +16,7 @@ mod read;
 mod rollout;
 mod rules;
 
+pub mod case;
 pub mod report;
 pub mod run;
 

@@ -69,7 +69,7 @@ pub(crate) enum Command {
         selection: Selection,
     },
     /// Find out what is wrong, with evidence; changes nothing
-    Diagnose(Runbook),
+    Diagnose(Diagnose),
     /// Show exactly what a runbook's remedy would do, and where; changes nothing
     Plan(Remedied),
     /// Diagnose, propose, ask, act and verify
@@ -136,6 +136,15 @@ pub(crate) struct Runbook {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Diagnose {
+    #[command(flatten)]
+    pub runbook: Runbook,
+    /// Write what the probes answered as a case for `vigiectl runbooks test`; a folder takes several targets
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Remedied {
     #[command(flatten)]
     pub runbook: Runbook,
@@ -185,6 +194,9 @@ pub(crate) enum Runs {
         /// As a report in Markdown, for the post-mortem
         #[arg(long)]
         report: bool,
+        /// Write what the probes answered as a case for `vigiectl runbooks test`; a folder takes several targets
+        #[arg(long, value_name = "FILE", conflicts_with = "report")]
+        record: Option<PathBuf>,
     },
     /// Attach to a run that goes on
     Watch {
@@ -216,6 +228,12 @@ pub(crate) enum Runbooks {
     Lint {
         #[arg(required = true)]
         files: Vec<PathBuf>,
+    },
+    /// Judge recorded cases, and say what does not come out as they demand; needs no controller
+    Test {
+        /// Runbook files, folders of them, single cases, or ids [default: the runbooks here that have cases]
+        #[arg(value_name = "FILE|ID")]
+        named: Vec<String>,
     },
 }
 

@@ -3,13 +3,21 @@
 use vigie_proto::v1::{RunMode, RunSpec, RunbookCall, run_spec::Kind};
 
 use crate::{
-    cli::Runbook,
+    cli::{Diagnose, Runbook},
     error::Error,
     exit::Exit,
     invocation::Invocation,
-    runs::{consent::Plan, follow},
+    runs::{consent::Plan, follow, record},
     view::{self, run::RunView},
 };
+
+pub(super) async fn diagnose(invocation: &mut Invocation, call: Diagnose) -> Result<Exit, Error> {
+    let run = open(invocation, call.runbook, RunMode::Diagnose, None).await?;
+    if let Some(path) = &call.record {
+        record::write(invocation, &run, path)?;
+    }
+    Ok(run.exit())
+}
 
 pub(super) async fn run(
     invocation: &mut Invocation,
@@ -17,6 +25,15 @@ pub(super) async fn run(
     mode: RunMode,
     remedy: Option<String>,
 ) -> Result<Exit, Error> {
+    Ok(open(invocation, runbook, mode, remedy).await?.exit())
+}
+
+async fn open(
+    invocation: &mut Invocation,
+    runbook: Runbook,
+    mode: RunMode,
+    remedy: Option<String>,
+) -> Result<RunView, Error> {
     let selector =
         if mode == RunMode::Run { runbook.selection.changing()? } else { runbook.selection.observing()? };
     let client = invocation.connect().await?;
@@ -29,7 +46,7 @@ pub(super) async fn run(
     let spec = RunSpec { selector: Some(selector), kind: Some(Kind::Runbook(call)), timeout_ms: 0 };
     let run = follow::open(invocation, &client, spec).await?;
     show(invocation, &run, &client.context.settings.operator)?;
-    Ok(run.exit())
+    Ok(run)
 }
 
 /// Gives out what came of a run of a runbook.

@@ -24,20 +24,23 @@ pub(crate) async fn dispatch(command: Command, invocation: &mut Invocation) -> R
     match command {
         Command::Login(login) => login::run(invocation, login).await,
         Command::Status { selection } => status::run(invocation, &selection).await,
-        Command::Diagnose(runbook) => diagnose::run(invocation, runbook, RunMode::Diagnose, None).await,
+        Command::Diagnose(call) => diagnose::diagnose(invocation, call).await,
         Command::Plan(call) => diagnose::run(invocation, call.runbook, RunMode::Plan, call.remedy).await,
         Command::Run(call) => diagnose::run(invocation, call.runbook, RunMode::Run, call.remedy).await,
         Command::Probe { call } => operation::probe(invocation, call).await,
         Command::Do { call } => operation::change(invocation, call).await,
         Command::Exec(exec) => exec::run(invocation, exec).await,
         Command::Runs(Runs::List { limit }) => runs::list::run(invocation, limit).await,
-        Command::Runs(Runs::Show { run, report }) => runs::show::run(invocation, &run, report).await,
+        Command::Runs(Runs::Show { run, report, record }) => {
+            runs::show::run(invocation, &run, report, record.as_deref()).await
+        }
         Command::Runs(Runs::Watch { run }) => runs::watch::run(invocation, &run).await,
         Command::Runs(Runs::Resume { run }) => runs::resume::run(invocation, &run).await,
         Command::Runs(Runs::Cancel { run, reason }) => runs::cancel::run(invocation, &run, reason).await,
         Command::Runbooks(Runbooks::List) => runbooks::list::run(invocation).await,
         Command::Runbooks(Runbooks::Show { runbook }) => runbooks::show::run(invocation, runbook).await,
         Command::Runbooks(Runbooks::Lint { files }) => runbooks::lint::run(invocation, &files),
+        Command::Runbooks(Runbooks::Test { named }) => runbooks::test::run(invocation, &named),
         Command::Operations(Operations::List) => operations::list::run(invocation),
         Command::Operations(Operations::Show { operation }) => operations::show::run(invocation, &operation),
         Command::Hosts(Hosts::Add(add)) => hosts::add::run(invocation, *add).await,

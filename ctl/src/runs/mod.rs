@@ -6,4 +6,5 @@ pub(crate) mod find;
 pub(crate) mod follow;
 pub(crate) mod ledger;
 mod pins;
+pub(crate) mod record;
 pub(crate) mod submit;

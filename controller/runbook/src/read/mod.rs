@@ -4,12 +4,10 @@
 mod probes;
 mod reader;
 mod runbook;
-mod tree;
+pub(crate) mod tree;
 
 pub(crate) use reader::{Entries, MAX_ITEMS, Reader, duration_ms};
 pub(crate) use runbook::{runbook, unreadable};
-#[cfg(test)]
-pub(crate) use tree::parse as tree;
 pub(crate) use tree::{Content, Node, Scalar, Span};
 
 use crate::diagnostic::suggest;

@@ -21,7 +21,7 @@ pub(crate) use self::{
     evaluate::{Answer, Evaluator, Fact, Facts, Unknown, Used},
     template::{Stretch, Template, stretches},
     types::Type,
-    value::{Value, enum_words},
+    value::{Value, enum_word, enum_words},
 };
 use crate::{
     diagnostic::Severity,

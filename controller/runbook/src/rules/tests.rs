@@ -53,7 +53,7 @@ fn facts() -> Facts {
 /// The rule as it would stand in a runbook, or what is wrong with it.
 fn read(text: &str) -> Result<Rule, Vec<String>> {
     let yaml = serde_json::to_string(text).unwrap();
-    let node = crate::read::tree(&yaml).unwrap();
+    let node = crate::read::tree::parse(&yaml).unwrap();
     let mut reader = Reader::new(&yaml);
     let rule = Rule::read_any(&node, "a rule", &names(), &mut reader);
     let wrong = reader.finish().into_iter().map(|found| {

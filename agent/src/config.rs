@@ -140,6 +140,8 @@ pub struct StackSettings {
     pub compose_env: Option<BTreeMap<String, String>>,
     /// The name under which nginx serves the stack.
     pub server_name: Option<String>,
+    /// Where that name leads by rights, as the world sees it: this host's public address, or its load balancer's.
+    pub public_address: Option<String>,
     /// Where the backend is published, `127.0.0.1:8000`.
     pub backend_address: Option<String>,
     /// The service that is the backend.

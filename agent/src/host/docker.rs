@@ -10,7 +10,7 @@ use bollard::{
     ClientVersion, Docker,
     errors::Error,
     models::{ContainerInspectResponse, ContainerSummary, ImageInspect},
-    query_parameters::{ListContainersOptionsBuilder, LogsOptionsBuilder},
+    query_parameters::{ListContainersOptionsBuilder, LogsOptionsBuilder, TagImageOptionsBuilder},
 };
 use futures_util::StreamExt as _;
 use tokio::{
@@ -145,6 +145,30 @@ impl Engine {
     /// When there is none, or the engine cannot be asked.
     pub async fn image(&self, image: &str) -> Result<ImageInspect, EngineError> {
         self.call("inspect an image", async |client| client.inspect_image(image).await)
+            .await
+            .map_err(|error| error.naming("image", image))
+    }
+
+    /// Restarts a container, and waits until it has.
+    ///
+    /// # Errors
+    /// When there is none, it does not start, or the time is up.
+    pub async fn restart(&self, container: &str, deadline: Instant) -> Result<(), EngineError> {
+        let (client, begun) = (self.client().await?, Instant::now());
+        match timeout_at(deadline, client.restart_container(container, None)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.failed("restart", error).await.naming("container", container)),
+            Err(_) => Err(self.hung("restart", begun).await),
+        }
+    }
+
+    /// Gives an image one more name, which another image may have had.
+    ///
+    /// # Errors
+    /// When there is no such image, or the engine cannot be asked.
+    pub async fn tag(&self, image: &str, repository: &str, tag: &str) -> Result<(), EngineError> {
+        let options = TagImageOptionsBuilder::default().repo(repository).tag(tag).build();
+        self.call("tag an image", async |client| client.tag_image(image, Some(options)).await)
             .await
             .map_err(|error| error.naming("image", image))
     }

@@ -16,7 +16,8 @@ use crate::{
     },
     operations::Fault,
 };
-use routes::Route;
+use parse::Directive;
+use routes::{Route, TlsSite};
 
 /// The effective configuration of a machine with hundreds of sites.
 const CONFIG_BYTES: usize = 16 * 1024 * 1024;
@@ -45,6 +46,19 @@ pub async fn test(deadline: Instant) -> Result<NginxTestResult, Fault> {
 /// # Errors
 /// When there is no nginx, or its configuration does not hold.
 pub async fn routes(deadline: Instant) -> Result<Vec<Route>, Fault> {
+    Ok(routes::routes(&effective(deadline).await?))
+}
+
+/// The certificates that nginx is configured with.
+///
+/// # Errors
+/// When there is no nginx, or its configuration does not hold.
+pub async fn certificates(deadline: Instant) -> Result<Vec<TlsSite>, Fault> {
+    Ok(routes::certificates(&effective(deadline).await?))
+}
+
+/// The configuration as a reload would load it.
+async fn effective(deadline: Instant) -> Result<Vec<Directive>, Fault> {
     // `-q` leaves out the two lines that say that all is well.
     let exit = child()?.args(["-T", "-q"]).keep(CONFIG_BYTES).run(deadline).await.map_err(cannot_run)?;
     if exit.timed_out {
@@ -53,7 +67,7 @@ pub async fn routes(deadline: Instant) -> Result<Vec<Route>, Fault> {
     if !exit.success() {
         return Err(invalid(&exit.stderr.lines(), &last_words(&exit)));
     }
-    Ok(routes::routes(&parse::effective(&exit.stdout.text().text)))
+    Ok(parse::effective(&exit.stdout.text().text))
 }
 
 /// The fault of a configuration that does not hold, with nginx's own first complaint.

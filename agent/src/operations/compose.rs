@@ -1,7 +1,9 @@
 //! Docker Compose stacks.
 
 mod build;
+pub(super) mod images;
 mod reasons;
+pub(super) mod rollback;
 
 use std::collections::BTreeMap;
 

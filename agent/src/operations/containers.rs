@@ -3,7 +3,8 @@
 use bollard::models::{ContainerInspectResponse, ContainerSummary};
 use vigie_proto::v1::{
     Container, ContainerInspectRequest, ContainerInspectResult, ContainerListRequest, ContainerListResult,
-    ContainerLogsRequest, ContainerLogsResult, PublishedPort, result,
+    ContainerLogsRequest, ContainerLogsResult, ContainerRestartRequest, ContainerRestartResult,
+    PublishedPort, result,
 };
 
 use super::{Context, Fault, text};
@@ -89,6 +90,47 @@ pub(super) async fn logs(request: ContainerLogsRequest, cx: &Context) -> Result<
         None => Ok(result),
         Some(error) => Err(Fault::from(error).partial(result::Operation::ContainerLogs(result))),
     }
+}
+
+/// Restarts one container of a stack. What it is made of stays as it is.
+pub(super) async fn restart(
+    request: ContainerRestartRequest,
+    cx: &Context,
+) -> Result<ContainerRestartResult, Fault> {
+    let stack = cx.host.stacks().resolve(&request.stack).await?;
+    let id = match named(cx, &stack.name, &request.service, &request.container).await? {
+        Named::Container(id) => id,
+        Named::Missing { service, .. } => {
+            let message = format!("service `{service}` of stack `{}` has no container", stack.name);
+            return Err(Fault::refused("container_missing", message)
+                .hint(format!("create it: `vigiectl do compose-up --services {service}`")));
+        }
+    };
+    let engine = cx.host.docker();
+    let before = describe(&engine.inspect(&id).await?, 0);
+    if before.stack != stack.name {
+        let message = format!("container `{}` does not belong to stack `{}`", before.name, stack.name);
+        return Err(Fault::refused("container_foreign", message)
+            .hint("name one of the stack's own: `vigiectl probe container-list`"));
+    }
+    let ended = engine.restart(&before.id, cx.deadline).await;
+    let after = engine.inspect(&before.id).await.map(|found| describe(&found, 0)).unwrap_or_default();
+    let result = ContainerRestartResult {
+        name: before.name,
+        id: before.id,
+        started_before_ms: before.started_at_ms,
+        started_after_ms: after.started_at_ms,
+        state: after.state,
+        health: after.health,
+    };
+    let fault = match ended {
+        Err(error) => Fault::from(error),
+        Ok(()) if result.started_after_ms <= result.started_before_ms => {
+            Fault::failed("not_restarted", format!("{} did not restart", result.name))
+        }
+        Ok(()) => return Ok(result),
+    };
+    Err(fault.partial(result::Operation::ContainerRestart(result)))
 }
 
 /// The containers of a stack's services at this moment.

@@ -7,8 +7,10 @@ mod compose;
 mod containers;
 mod exec;
 mod files;
+mod firewall;
 mod host;
 mod http;
+mod network;
 mod nginx;
 mod sockets;
 mod text;
@@ -87,15 +89,33 @@ pub async fn run(request: request::Operation, cx: &Context) -> Result<result::Op
         Ask::NginxTest(ask) => nginx::test(ask, cx).await.map(Answer::NginxTest),
         Ask::NginxUpstreams(ask) => nginx::upstreams(ask, cx).await.map(Answer::NginxUpstreams),
         Ask::SocketList(ask) => sockets::list(ask, cx).await.map(Answer::SocketList),
+        Ask::ReachabilityCheck(ask) => network::reachability(ask, cx).await.map(Answer::ReachabilityCheck),
+        Ask::CertificateCheck(ask) => network::certificates(ask, cx).await.map(Answer::CertificateCheck),
+        Ask::FirewallStatus(ask) => firewall::status(ask, cx).await.map(Answer::FirewallStatus),
+        Ask::FirewallAllow(ask) => firewall::allow(ask, cx).await.map(Answer::FirewallAllow),
+        Ask::FirewallDeny(ask) => firewall::deny(ask, cx).await.map(Answer::FirewallDeny),
+        Ask::FirewallAllowPreview(ask) => {
+            firewall::allow_preview(ask, cx).await.map(Answer::FirewallAllowPreview)
+        }
+        Ask::FirewallDenyPreview(ask) => {
+            firewall::deny_preview(ask, cx).await.map(Answer::FirewallDenyPreview)
+        }
         Ask::ContainerList(ask) => containers::list(ask, cx).await.map(Answer::ContainerList),
         Ask::ContainerInspect(ask) => containers::inspect(ask, cx).await.map(Answer::ContainerInspect),
         Ask::ContainerLogs(ask) => containers::logs(ask, cx).await.map(Answer::ContainerLogs),
+        Ask::ContainerRestart(ask) => containers::restart(ask, cx).await.map(Answer::ContainerRestart),
         Ask::ComposePs(ask) => compose::ps(ask, cx).await.map(Answer::ComposePs),
         Ask::ComposeConfig(ask) => compose::config(ask, cx).await.map(Answer::ComposeConfig),
         Ask::ComposeBuildCheck(ask) => compose::build_check(ask, cx).await.map(Answer::ComposeBuildCheck),
         Ask::ComposePreview(ask) => compose::preview(ask, cx).await.map(Answer::ComposePreview),
         Ask::ComposeUp(ask) => compose::up(ask, cx).await.map(Answer::ComposeUp),
         Ask::ComposeRestart(ask) => compose::restart(ask, cx).await.map(Answer::ComposeRestart),
+        Ask::ComposeBuild(ask) => compose::images::build(ask, cx).await.map(Answer::ComposeBuild),
+        Ask::ComposeDown(ask) => compose::images::down(ask, cx).await.map(Answer::ComposeDown),
+        Ask::ComposeRollback(ask) => compose::rollback::rollback(ask, cx).await.map(Answer::ComposeRollback),
+        Ask::ComposeRollbackPreview(ask) => {
+            compose::rollback::preview(ask, cx).await.map(Answer::ComposeRollbackPreview)
+        }
         Ask::HttpCheck(ask) => http::check(ask, cx).await.map(Answer::HttpCheck),
         Ask::FileTail(ask) => files::tail(ask, cx).await.map(Answer::FileTail),
         Ask::EnvCheck(ask) => files::env_check(ask, cx).await.map(Answer::EnvCheck),

@@ -1,7 +1,7 @@
 //! Listening TCP sockets, from /proc.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
@@ -45,6 +45,14 @@ pub(super) async fn list(request: SocketListRequest, _: &Context) -> Result<Sock
 /// Where someone listens.
 pub(super) fn listening() -> Result<Vec<SocketAddr>, Fault> {
     Ok(listening_by_inode()?.into_iter().map(|(address, _)| address).collect())
+}
+
+/// The names of the programs that listen on a TCP port.
+pub(super) fn programs_on(port: u32) -> Result<BTreeSet<String>, Fault> {
+    let mut sockets = listening_by_inode()?;
+    sockets.retain(|(address, _)| u32::from(address.port()) == port);
+    let owners = owners(&sockets.iter().map(|(_, inode)| *inode).collect());
+    Ok(owners.into_values().map(|(_, name)| name).collect())
 }
 
 /// Whether a listening socket takes connections to this place.

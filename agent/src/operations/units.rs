@@ -43,6 +43,14 @@ pub(super) async fn restart(request: UnitRestartRequest, cx: &Context) -> Result
             return Err(fault);
         }
     }
+    if before.unit == "docker.service"
+        && before.active_state == "active"
+        && cx.host.docker().version().await.is_ok()
+    {
+        let message = "Docker's engine runs and answers: restarting it would stop every container of this host";
+        return Err(Fault::refused("engine_up", message)
+            .hint("restart the container that is ill: `vigiectl do container-restart`"));
+    }
     let exit = Child::new("systemctl")
         .map_err(cannot_run)?
         .args(["--no-ask-password", "restart", "--", unit])

@@ -33,9 +33,7 @@ pub struct Listen {
 impl Route {
     /// The first name that can be asked for: no catch-all, wildcard or expression.
     pub fn plain_name(&self) -> Option<&str> {
-        self.server_names.iter().map(String::as_str).find(|name| {
-            !name.is_empty() && *name != "_" && !name.contains(['*', '~', '$']) && !name.starts_with('.')
-        })
+        plain_name(&self.server_names)
     }
 
     /// Where the server block listens, TLS first.
@@ -59,6 +57,81 @@ impl Route {
     }
 }
 
+/// A certificate that a server block names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsSite {
+    pub server_names: Vec<String>,
+    /// The port of its first `listen … ssl`.
+    pub port: u16,
+    /// The certificate's file, absolute.
+    pub file: String,
+    /// Where the configuration names it.
+    pub config_file: String,
+    pub config_line: u32,
+}
+
+impl TlsSite {
+    /// The first name that can be asked for.
+    pub fn plain_name(&self) -> Option<&str> {
+        plain_name(&self.server_names)
+    }
+}
+
+/// Every certificate of a configuration's server blocks. Where a block names none, that of the `http` block holds.
+pub fn certificates(tree: &[Directive]) -> Vec<TlsSite> {
+    let mut found = Vec::new();
+    for http in blocks(tree, "http") {
+        for server in blocks(http, "server") {
+            let base = block(server);
+            let Some(listen) = base.listen().filter(|listen| listen.tls) else { continue };
+            let of = |tree: &[Directive]| {
+                let named = tree.iter().filter(|directive| directive.name == "ssl_certificate");
+                named.cloned().collect::<Vec<_>>()
+            };
+            let mut named = of(server);
+            if named.is_empty() {
+                named = of(http);
+            }
+            for directive in named {
+                let Some(file) = directive.args.first().filter(|file| !file.contains('$')) else { continue };
+                found.push(TlsSite {
+                    server_names: base.server_names.clone(),
+                    port: listen.port,
+                    // What is relative begins at the main file's folder.
+                    file: if file.starts_with('/') { file.clone() } else { format!("/etc/nginx/{file}") },
+                    config_file: directive.file.to_string(),
+                    config_line: directive.line,
+                });
+            }
+        }
+    }
+    found
+}
+
+/// A server block's names and ports.
+fn block(server: &[Directive]) -> Route {
+    let all = |name: &'static str| {
+        server.iter().filter(move |directive| directive.name == name).map(|directive| &directive.args)
+    };
+    let mut base = Route {
+        server_names: all("server_name").flatten().cloned().collect(),
+        listens: all("listen").map(|args| args.join(" ")).collect(),
+        ..Route::default()
+    };
+    if base.listens.is_empty() {
+        // What nginx does without the directive.
+        base.listens.push("80".to_owned());
+    }
+    base
+}
+
+/// The first name that can be asked for: no catch-all, wildcard or expression.
+fn plain_name(names: &[String]) -> Option<&str> {
+    names.iter().map(String::as_str).find(|name| {
+        !name.is_empty() && *name != "_" && !name.contains(['*', '~', '$']) && !name.starts_with('.')
+    })
+}
+
 /// The directives that pass a request on, with the port that stands for none.
 const PASSES: [&str; 5] = ["proxy_pass", "grpc_pass", "fastcgi_pass", "uwsgi_pass", "scgi_pass"];
 
@@ -79,18 +152,7 @@ pub fn routes(tree: &[Directive]) -> Vec<Route> {
                 })
                 .collect();
         for server in blocks(http, "server") {
-            let all = |name: &'static str| {
-                server.iter().filter(move |directive| directive.name == name).map(|directive| &directive.args)
-            };
-            let mut base = Route {
-                server_names: all("server_name").flatten().cloned().collect(),
-                listens: all("listen").map(|args| args.join(" ")).collect(),
-                ..Route::default()
-            };
-            if base.listens.is_empty() {
-                // What nginx does without the directive.
-                base.listens.push("80".to_owned());
-            }
+            let base = block(server);
             passes(server, &base, &upstreams, &mut found);
         }
     }
@@ -236,6 +298,24 @@ mod tests {
             Some(Listen { port: 8443, tls: true })
         );
         assert_eq!(route(&[], &["unix:/run/n.sock"]).listen(), None);
+    }
+
+    #[test]
+    fn certificates_and_where_they_are_named() {
+        let found = certificates(&effective(CAPTURED));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!((found[0].plain_name(), found[0].port), (Some("api.sylion.tech"), 443));
+        assert_eq!(found[0].file, "/etc/nginx/tls/api.sylion.tech.crt");
+        assert!(found[0].config_file.ends_with("api.sylion.tech") && found[0].config_line > 0);
+        let tree = parse(
+            "http { ssl_certificate common.pem; server { listen 80; } server { listen 8443 ssl; server_name a; } \
+             server { listen 443 ssl; ssl_certificate $file; } }",
+            "f",
+            1,
+        );
+        let found = certificates(&tree);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!((found[0].file.as_str(), found[0].port), ("/etc/nginx/common.pem", 8443));
     }
 
     proptest! {

@@ -48,6 +48,8 @@ struct Rules {
     allow: Vec<(&'static Operation, Allowance)>,
     folders: Vec<PathBuf>,
     urls: BTreeSet<String>,
+    /// Public names of other hosts that this one may be asked to look at.
+    peers: BTreeSet<String>,
 }
 
 /// The policy as its file stood when it was read.
@@ -151,6 +153,14 @@ impl Policy {
         if self.sound()?.urls.contains(url) { Ok(()) } else { Err(self.unread(&url, "urls", url)) }
     }
 
+    /// Whether a probe may look at this public name of another host.
+    ///
+    /// # Errors
+    /// `policy_invalid` or `path_forbidden`, with what the host's root can do about it.
+    pub fn may_ask_peer(&self, name: &str) -> Result<(), Failure> {
+        if self.sound()?.peers.contains(name) { Ok(()) } else { Err(self.unread(&name, "peers", name)) }
+    }
+
     fn unread(&self, what: &dyn fmt::Display, key: &str, value: &str) -> Failure {
         let file = self.file.display();
         let message = format!("this host's policy ({file}) does not let a probe read {what}");
@@ -228,6 +238,8 @@ fn subject(operation: &request::Operation, stack: Option<&str>) -> Option<String
             let program = super::child::resolve(&request.program).ok()?;
             Some(plain_program(&program)?.to_str()?.to_owned())
         }
+        request::Operation::FirewallAllow(request) => Some(format!("{}/{}", request.port, request.protocol)),
+        request::Operation::FirewallDeny(request) => Some(format!("{}/{}", request.port, request.protocol)),
         // Whatever is narrowed by stacks.
         _ => stack.map(str::to_owned),
     }

@@ -39,6 +39,7 @@ struct Allow {
 struct Read {
     folders: Vec<Spanned<PathBuf>>,
     urls: Vec<String>,
+    peers: Vec<String>,
 }
 
 /// What is wrong, and on which line, counted from 1.
@@ -83,6 +84,7 @@ pub(super) fn parse(text: &str) -> Result<Rules, ParseError> {
         rules.folders.push(folder);
     }
     rules.urls = document.read.urls.into_iter().collect();
+    rules.peers = document.read.peers.into_iter().collect();
     Ok(rules)
 }
 

@@ -24,19 +24,23 @@ pub struct Found {
     pub stacks: Vec<String>,
     /// Whether nginx is a unit of this host.
     pub nginx: bool,
+    /// Whether Docker's engine is.
+    pub docker: bool,
 }
 
 /// What the world reaches a web server by.
 const WEB_PORTS: &str = "\"80/tcp\", \"443/tcp\"";
 /// The unit and the folder that come with nginx.
 const NGINX_UNIT: &str = "nginx.service";
+const DOCKER_UNIT: &str = "docker.service";
 const NGINX_LOGS: &str = "/var/log/nginx";
 
 impl Found {
     /// Adds what the host itself tells to the stacks.
     pub fn on_this_host(stacks: Vec<String>) -> Self {
         let nginx = super::super::child::resolve("nginx").is_ok() || Path::new(NGINX_LOGS).is_dir();
-        Self { stacks, nginx }
+        let docker = super::super::child::resolve("dockerd").is_ok();
+        Self { stacks, nginx, docker }
     }
 }
 
@@ -62,8 +66,11 @@ pub fn text(found: &Found, exec: &Exec, asked: &[&'static Operation]) -> String 
             Some(Narrowing::Stacks) if !found.stacks.is_empty() => {
                 allow(operation.name, format!("stacks = [{}]", strings(&found.stacks)));
             }
-            Some(Narrowing::Units) if found.nginx => {
-                allow(operation.name, format!("units = [\"{NGINX_UNIT}\"]"));
+            Some(Narrowing::Units) if found.nginx || found.docker => {
+                let units = [(found.nginx, NGINX_UNIT), (found.docker, DOCKER_UNIT)];
+                let units: Vec<_> =
+                    units.iter().filter(|(there, _)| *there).map(|(_, unit)| (*unit).to_owned()).collect();
+                allow(operation.name, format!("units = [{}]", strings(&units)));
             }
             Some(Narrowing::Ports) => allow(operation.name, format!("ports = [{WEB_PORTS}]")),
             Some(Narrowing::Host) => allow(operation.name, "any = true".to_owned()),

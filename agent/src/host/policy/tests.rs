@@ -165,7 +165,7 @@ fn a_policy_of_another_owner_is_not_believed() {
 
 #[test]
 fn the_standard_policy_is_sound_and_pinned() {
-    let found = Found { stacks: vec!["sylion".to_owned()], nginx: true };
+    let found = Found { stacks: vec!["sylion".to_owned()], nginx: true, docker: false };
     let policy = policy(&standard::text(&found, &Exec::Programs(vec!["/bin/ls".into()]), &[]));
     assert_eq!(policy.unsound(), None);
     assert_eq!(policy.permits(&restart(), Some("sylion")), Ok(()));
@@ -188,7 +188,7 @@ proptest! {
 
     #[test]
     fn names_survive_the_standard_policy(stacks in prop::collection::vec("\\PC{1,20}", 1..4)) {
-        let found = Found { stacks: stacks.clone(), nginx: false };
+        let found = Found { stacks: stacks.clone(), nginx: false, docker: false };
         let policy = policy(&standard::text(&found, &Exec::Nothing, &[]));
         for stack in &stacks {
             prop_assert_eq!(policy.permits(&restart(), Some(stack)), Ok(()));

@@ -10,6 +10,7 @@ mod discovery;
 pub mod dry_run;
 pub mod env_file;
 pub mod expansion;
+mod images;
 mod memory;
 pub mod model;
 mod roles;
@@ -39,6 +40,7 @@ use crate::{
 use compose::{ComposeCalls, Configured};
 use discovery::Seen;
 use env_file::EnvNames;
+pub use images::RanImage;
 use memory::Memory;
 pub use roles::is_same as is_same_place;
 
@@ -74,6 +76,10 @@ pub struct KnownStack {
     pub backend_address: String,
     /// The name under which nginx serves the stack; empty when unknown.
     pub server_name: String,
+    /// Where that name leads by rights; empty when nobody said so.
+    pub public_address: String,
+    /// By service: the images that it ran with, the oldest first.
+    pub images: BTreeMap<String, Vec<RanImage>>,
     /// Where nginx listens for that name; 0 when unknown.
     pub proxy_port: u16,
     /// Whether it expects TLS there.
@@ -162,6 +168,7 @@ impl KnownStack {
             (&settings.backend_service, &mut self.backend_service),
             (&settings.backend_address, &mut self.backend_address),
             (&settings.server_name, &mut self.server_name),
+            (&settings.public_address, &mut self.public_address),
             (&settings.health_path, &mut self.health_path),
         ] {
             if let Some(value) = value {
@@ -385,6 +392,7 @@ impl Stacks {
         deadline: Instant,
     ) -> Option<Arc<Configured>> {
         remember_env_names(stack, summaries.unwrap_or_default());
+        images::remember(stack, summaries.unwrap_or_default(), now_ms());
         // An engine that does not answer makes Compose slow, and there is nothing new to learn.
         let summaries = summaries?;
         if !stack.compose_env_established {
@@ -550,6 +558,7 @@ fn as_seen(stack: &KnownStack, containers: Option<&Vec<Container>>) -> Stack {
         backend_address: stack.backend_address.clone(),
         health_path: stack.health_path().to_owned(),
         first_seen_ms: stack.first_seen_ms,
+        public_address: stack.public_address.clone(),
     }
 }
 

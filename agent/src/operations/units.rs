@@ -47,7 +47,8 @@ pub(super) async fn restart(request: UnitRestartRequest, cx: &Context) -> Result
         && before.active_state == "active"
         && cx.host.docker().version().await.is_ok()
     {
-        let message = "Docker's engine runs and answers: restarting it would stop every container of this host";
+        let message =
+            "Docker's engine runs and answers: restarting it would stop every container of this host";
         return Err(Fault::refused("engine_up", message)
             .hint("restart the container that is ill: `vigiectl do container-restart`"));
     }

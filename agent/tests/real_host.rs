@@ -81,12 +81,21 @@ impl World {
     }
 
     async fn run_until(&self, ask: Ask, limit: Duration) -> Result<Answer, Fault> {
+        self.run_with(ask, limit, None).await
+    }
+
+    /// Runs what loses something, for exactly what its preview found.
+    async fn run_prepared(&self, ask: Ask, prepared: Answer) -> Result<Answer, Fault> {
+        self.run_with(ask, Duration::from_secs(120), Some(prepared)).await
+    }
+
+    async fn run_with(&self, ask: Ask, limit: Duration, prepared: Option<Answer>) -> Result<Answer, Fault> {
         let context = Context {
             host: Arc::clone(&self.host),
             deadline: Instant::now() + limit,
             output: self.watched.clone(),
             ordered: true,
-            prepared: None,
+            prepared,
         };
         let (name, begun) = (ask.name(), Instant::now());
         let answer = operations::run(ask, &context).await;

@@ -12,6 +12,7 @@ mod host;
 mod http;
 mod network;
 mod nginx;
+mod postgres;
 mod sockets;
 mod text;
 mod units;
@@ -119,6 +120,15 @@ pub async fn run(request: request::Operation, cx: &Context) -> Result<result::Op
         Ask::HttpCheck(ask) => http::check(ask, cx).await.map(Answer::HttpCheck),
         Ask::FileTail(ask) => files::tail(ask, cx).await.map(Answer::FileTail),
         Ask::EnvCheck(ask) => files::env_check(ask, cx).await.map(Answer::EnvCheck),
+        Ask::PostgresStatus(ask) => postgres::status(ask, cx).await.map(Answer::PostgresStatus),
+        Ask::PostgresActivity(ask) => postgres::activity(ask, cx).await.map(Answer::PostgresActivity),
+        Ask::PostgresLocks(ask) => postgres::locks(ask, cx).await.map(Answer::PostgresLocks),
+        Ask::PostgresSize(ask) => postgres::size(ask, cx).await.map(Answer::PostgresSize),
+        Ask::PostgresLogSigns(ask) => postgres::log_signs(ask, cx).await.map(Answer::PostgresLogSigns),
+        Ask::PostgresTerminatePreview(ask) => {
+            postgres::terminate_preview(ask, cx).await.map(Answer::PostgresTerminatePreview)
+        }
+        Ask::PostgresTerminate(ask) => postgres::terminate(ask, cx).await.map(Answer::PostgresTerminate),
         Ask::Exec(ask) => exec::exec(ask, cx).await.map(Answer::Exec),
     };
     done.map_err(|mut fault| {

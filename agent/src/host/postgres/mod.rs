@@ -9,6 +9,7 @@
 //! Nothing here changes a server, and no password leaves: not in errors, not in arguments, not in a log.
 
 mod login;
+pub mod processes;
 mod refusal;
 
 use std::{
@@ -154,7 +155,7 @@ impl Server {
             logins.push(Login::of_server(if container.is_some() { &environment } else { &written }));
         }
         logins.splice(0..0, settled);
-        if own.is_none() && !logins.iter().any(|login| !login.host.is_empty()) {
+        if own.is_none() && (!service.is_empty() || logins.iter().all(|login| login.host.is_empty())) {
             let known: Vec<&str> = stack.services.keys().map(String::as_str).collect();
             let message = if service.is_empty() {
                 format!("stack `{}` has no PostgreSQL that can be found", stack.name)
@@ -338,6 +339,26 @@ impl Server {
     }
 }
 
+impl ServerContainer {
+    /// A setting as the server's own files have it: for one that nobody can ask. What is given on its command line is
+    /// not looked for.
+    pub fn configured(&self, name: &str) -> Option<String> {
+        let source = self.data_source.as_ref()?;
+        ["postgresql.auto.conf", "postgresql.conf"].iter().find_map(|file| {
+            let text = fs::read_to_string(source.join(file)).ok()?;
+            text.lines().rev().find_map(|line| setting(line, name))
+        })
+    }
+}
+
+/// The value of `name = value # comment`.
+fn setting(line: &str, name: &str) -> Option<String> {
+    let rest = line.trim_start().strip_prefix(name)?;
+    let rest = rest.strip_prefix([' ', '\t', '='])?.trim_start_matches([' ', '\t', '=']);
+    let value = rest.split('#').next().unwrap_or_default().trim().trim_matches('\'');
+    (!value.is_empty()).then(|| value.to_owned())
+}
+
 /// Sets how long a statement may run and wait for a lock in this session. Nothing that only looks may stand in
 /// anybody's way, or wait for them.
 ///
@@ -351,9 +372,14 @@ pub async fn bound(connection: &mut PgConnection, statement: Duration) -> Result
     connection.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(text))).await.map(|_| ())
 }
 
+/// What went wrong in mid-conversation, in the words of a refusal.
+pub fn refusal_of(error: &sqlx::Error) -> Refusal {
+    Refusal::of(error, "the server")
+}
+
 /// A fault for what went wrong in mid-conversation.
 pub fn fault(error: &sqlx::Error) -> Fault {
-    Refusal::of(error, "the server").into()
+    refusal_of(error).into()
 }
 
 /// Ends a session in good manners; one that the server has ended already is ended.

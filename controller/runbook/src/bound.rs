@@ -1,6 +1,6 @@
 //! A runbook with its parameters: what it asks, and what it would do, as exact requests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use vigie_proto::v1::{self, Outcome, Request};
 
@@ -96,6 +96,22 @@ impl Bound {
     /// The probes of the diagnosis.
     pub fn probes(&self, stack: &str) -> Vec<ProbeSpec> {
         ask(&self.runbook.probes, &self.diagnosis, stack)
+    }
+
+    /// The probes that tell whether a symptom shows, each after those that it waits for.
+    pub fn watched(&self, stack: &str) -> Vec<ProbeSpec> {
+        let mut wanted: BTreeSet<&str> = BTreeSet::new();
+        for symptom in &self.runbook.symptoms {
+            let mentioned = std::iter::once(symptom.when.mentioned()).chain(symptom.says.mentioned());
+            wanted.extend(mentioned.flat_map(|mentioned| &mentioned.probes).map(String::as_str));
+        }
+        // A probe stands below those that it waits for.
+        for probe in self.runbook.probes.iter().rev() {
+            if wanted.contains(probe.id.as_str()) {
+                wanted.extend(probe.after.iter().map(String::as_str));
+            }
+        }
+        self.probes(stack).into_iter().filter(|probe| wanted.contains(probe.id.as_str())).collect()
     }
 
     pub fn remedy(&self, id: &str) -> Option<&Remedy> {

@@ -13,7 +13,7 @@ use vigie_proto::{
 use crate::{
     bound::{Bound, Evidence, Subject},
     guard::on_a_big_stack,
-    model::{Finding, Probe, Remedy},
+    model::{Finding, FindingSeverity, Probe, Remedy},
     rules::{Evaluator, Fact, Facts, Rule, Unknown, Used, Value},
 };
 
@@ -32,6 +32,15 @@ pub struct Judgement {
     /// The remedies that apply, the mildest first.
     pub remedies: Vec<String>,
     pub restore: RestoreAdvice,
+}
+
+/// A symptom that shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Its place among the runbook's symptoms.
+    pub place: usize,
+    pub severity: FindingSeverity,
+    pub says: String,
 }
 
 impl Bound {
@@ -89,16 +98,20 @@ impl Bound {
         lines.map(|(check, state)| ChecklistLine { says: check.says.clone(), state: state.into() }).collect()
     }
 
-    /// The symptoms that the evidence shows, in words.
-    pub fn showing(&self, subject: &Subject<'_>, evidence: &Evidence) -> Vec<String> {
+    /// The symptoms that the evidence shows.
+    pub fn showing(&self, subject: &Subject<'_>, evidence: &Evidence) -> Vec<Shown> {
         let shown = on_a_big_stack(|| {
             let facts = self.facts(subject, evidence);
             let mut evaluator = Evaluator::new(&facts);
-            let symptoms = self.runbook().symptoms.iter();
+            let symptoms = self.runbook().symptoms.iter().enumerate();
             symptoms
-                .filter_map(|symptom| {
+                .filter_map(|(place, symptom)| {
                     let holds = symptom.when.holds(&mut evaluator).0 == Ok(true);
-                    holds.then(|| symptom.says.render(&mut evaluator))
+                    holds.then(|| Shown {
+                        place,
+                        severity: symptom.severity,
+                        says: symptom.says.render(&mut evaluator),
+                    })
                 })
                 .collect()
         });

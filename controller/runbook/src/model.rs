@@ -47,9 +47,10 @@ pub struct Runbook {
     pub digest: [u8; 32],
 }
 
-/// What a person or a monitor notices first.
+/// What a person or a monitor notices first. Agents watch for it by themselves.
 #[derive(Debug, Clone)]
 pub struct Symptom {
+    pub severity: FindingSeverity,
     pub(crate) when: Rule,
     pub(crate) says: Template,
 }

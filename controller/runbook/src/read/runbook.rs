@@ -210,6 +210,13 @@ fn definitions(entries: &mut Entries<'_>, names: &mut Names, reader: &mut Reader
     }
 }
 
+/// How bad it is; critical when nothing is said.
+fn severity(entries: &mut Entries<'_>, reader: &mut Reader<'_>) -> Option<FindingSeverity> {
+    entries.take("severity").map_or(Some(FindingSeverity::Critical), |node| {
+        reader.word(node, "`severity`", FindingSeverity::WORDS)
+    })
+}
+
 fn symptoms(entries: &mut Entries<'_>, names: &Names, reader: &mut Reader<'_>) -> Vec<Symptom> {
     let Some(node) = entries.take("symptoms") else { return Vec::new() };
     let mut symptoms = Vec::new();
@@ -218,8 +225,11 @@ fn symptoms(entries: &mut Entries<'_>, names: &Names, reader: &mut Reader<'_>) -
         let when = entries.require("when", reader).and_then(|node| Rule::read(node, "`when`", names, reader));
         let says =
             entries.require("says", reader).and_then(|node| Template::read(node, "`says`", names, reader));
+        let severity = severity(&mut entries, reader);
         entries.close(reader);
-        symptoms.extend(when.zip(says).map(|(when, says)| Symptom { when, says }));
+        if let (Some(severity), Some(when), Some(says)) = (severity, when, says) {
+            symptoms.push(Symptom { severity, when, says });
+        }
     }
     symptoms
 }
@@ -237,9 +247,7 @@ fn findings(
         let Some(mut entries) = reader.entries(item, "a finding") else { continue };
         let id = entries.require("id", reader).and_then(|node| reader.id(node, "a finding"));
         let title = entries.require("title", reader).and_then(|node| reader.string(node, "`title`"));
-        let severity = entries.take("severity").map_or(Some(FindingSeverity::Critical), |node| {
-            reader.word(node, "`severity`", FindingSeverity::WORDS)
-        });
+        let severity = severity(&mut entries, reader);
         let when = entries.require("when", reader).and_then(|node| Rule::read(node, "`when`", names, reader));
         let says =
             entries.require("says", reader).and_then(|node| Template::read(node, "`says`", names, reader));

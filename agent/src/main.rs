@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::mpsc,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,7 @@ use vigie_agent::{
         journal::{self, FileStorage, Service},
         policy::{self, standard},
         stacks::Stacks,
-        state,
+        state, watch,
     },
     net::{
         enrol::{self, JOURNAL},
@@ -78,8 +78,15 @@ fn run(args: &RunArgs) -> anyhow::Result<()> {
 
     let (to_host, inbox) = mpsc::channel(WAITING);
     let (outbox, from_host) = mpsc::channel(WAITING);
-    let (state, seen) = watch::channel(None);
+    let (state, seen) = tokio::sync::watch::channel(None);
     let link = Link::new(enrolled.link.clone(), tls, Keepalive::default(), to_host, from_host);
+    let (watching, line) = watch::line();
+    let lookout = watch::Parts {
+        executor: Arc::new(Arc::clone(&host)),
+        clock: Arc::new(SystemClock),
+        state: seen.clone(),
+        line,
+    };
     let dispatch = Dispatch::new(Parts {
         trust: enrolled.trust()?,
         journal,
@@ -87,12 +94,14 @@ fn run(args: &RunArgs) -> anyhow::Result<()> {
         clock: Arc::new(SystemClock),
         outbox,
         state: seen,
+        watching,
         boot_id: boot_id.trim().to_owned(),
     });
 
     runtime()?.block_on(async {
         let (stop_host, stop_net) = (CancellationToken::new(), CancellationToken::new());
-        let watching = tokio::spawn(state::watch(host, state));
+        let looking = tokio::spawn(state::watch(host, state));
+        let lookout = tokio::spawn(watch::watch(lookout));
         let mut net = tokio::spawn(link.run(stop_net.clone()));
         let mut guard = tokio::spawn(dispatch.run(inbox, stop_host.clone(), PATIENCE));
         let (mut terminate, mut interrupt) =
@@ -105,7 +114,8 @@ fn run(args: &RunArgs) -> anyhow::Result<()> {
         };
         tracing::info!("the agent stops");
         stop_host.cancel();
-        watching.abort();
+        looking.abort();
+        lookout.abort();
         if !guard.is_finished() {
             guard.await.context("the host half died")?;
         }

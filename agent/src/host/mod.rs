@@ -18,6 +18,7 @@ pub mod redaction;
 pub mod stacks;
 pub mod state;
 pub mod trust;
+pub mod watch;
 
 use std::sync::Arc;
 

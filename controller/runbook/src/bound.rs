@@ -98,20 +98,13 @@ impl Bound {
         ask(&self.runbook.probes, &self.diagnosis, stack)
     }
 
-    /// The probes that tell whether a symptom shows, each after those that it waits for.
+    /// The probes that tell whether a symptom shows.
     pub fn watched(&self, stack: &str) -> Vec<ProbeSpec> {
-        let mut wanted: BTreeSet<&str> = BTreeSet::new();
-        for symptom in &self.runbook.symptoms {
-            let mentioned = std::iter::once(symptom.when.mentioned()).chain(symptom.says.mentioned());
-            wanted.extend(mentioned.flat_map(|mentioned| &mentioned.probes).map(String::as_str));
-        }
-        // A probe stands below those that it waits for.
-        for probe in self.runbook.probes.iter().rev() {
-            if wanted.contains(probe.id.as_str()) {
-                wanted.extend(probe.after.iter().map(String::as_str));
-            }
-        }
-        self.probes(stack).into_iter().filter(|probe| wanted.contains(probe.id.as_str())).collect()
+        let mentioned = self.runbook.symptoms.iter().flat_map(|symptom| {
+            std::iter::once(symptom.when.mentioned()).chain(symptom.says.mentioned())
+        });
+        let wanted: BTreeSet<&String> = mentioned.flat_map(|mentioned| &mentioned.probes).collect();
+        self.probes(stack).into_iter().filter(|probe| wanted.contains(&probe.id)).collect()
     }
 
     pub fn remedy(&self, id: &str) -> Option<&Remedy> {

@@ -34,12 +34,13 @@ pub struct Judgement {
     pub restore: RestoreAdvice,
 }
 
-/// A symptom that shows.
+/// What the evidence says of one symptom.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shown {
-    /// Its place among the runbook's symptoms.
-    pub place: usize,
+pub struct Showing {
     pub severity: FindingSeverity,
+    /// `None` while its evidence is missing.
+    pub shows: Option<bool>,
+    /// Empty when it does not show.
     pub says: String,
 }
 
@@ -98,24 +99,22 @@ impl Bound {
         lines.map(|(check, state)| ChecklistLine { says: check.says.clone(), state: state.into() }).collect()
     }
 
-    /// The symptoms that the evidence shows.
-    pub fn showing(&self, subject: &Subject<'_>, evidence: &Evidence) -> Vec<Shown> {
-        let shown = on_a_big_stack(|| {
+    /// Whether each symptom shows, in the runbook's order.
+    pub fn symptoms(&self, subject: &Subject<'_>, evidence: &Evidence) -> Vec<Showing> {
+        let showing = on_a_big_stack(|| {
             let facts = self.facts(subject, evidence);
             let mut evaluator = Evaluator::new(&facts);
-            let symptoms = self.runbook().symptoms.iter().enumerate();
+            let symptoms = self.runbook().symptoms.iter();
             symptoms
-                .filter_map(|(place, symptom)| {
-                    let holds = symptom.when.holds(&mut evaluator).0 == Ok(true);
-                    holds.then(|| Shown {
-                        place,
-                        severity: symptom.severity,
-                        says: symptom.says.render(&mut evaluator),
-                    })
+                .map(|symptom| {
+                    let shows = symptom.when.holds(&mut evaluator).0.ok();
+                    let says = shows == Some(true);
+                    let says = says.then(|| symptom.says.render(&mut evaluator)).unwrap_or_default();
+                    Showing { severity: symptom.severity, shows, says }
                 })
                 .collect()
         });
-        shown.unwrap_or_default()
+        showing.unwrap_or_default()
     }
 
     fn facts(&self, subject: &Subject<'_>, evidence: &Evidence) -> Facts {

@@ -25,7 +25,7 @@ mod tests;
 
 pub use bound::{Bound, Evidence, ProbeSpec, StepSpec, Subject, Verification};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
-pub use judge::{Judgement, Shown};
+pub use judge::{Judgement, Showing};
 pub use model::{
     Check, Contact, Finding, FindingSeverity, Probe, Remedy, Restore, Risk, Runbook, Scope, Symptom, lint,
 };

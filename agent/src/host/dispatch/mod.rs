@@ -36,6 +36,7 @@ use super::{
     journal::{self, Denied, Standing},
     message::{Inbox, Outbox},
     trust::Trust,
+    watch::Watching,
 };
 
 /// So many probes run at once: a host in trouble has better things to do.
@@ -62,6 +63,7 @@ pub struct Parts {
     pub outbox: mpsc::Sender<Outbox>,
     /// The host's state as it was last found; `None` before the first look.
     pub state: watch::Receiver<Option<Arc<HostState>>>,
+    pub watching: Watching,
     /// Changes with every boot of the machine.
     pub boot_id: String,
 }
@@ -113,6 +115,7 @@ pub struct Dispatch {
     shared: Arc<Shared>,
     events: mpsc::UnboundedReceiver<Event>,
     state: watch::Receiver<Option<Arc<HostState>>>,
+    watching: Watching,
     connected: bool,
     underway: BTreeMap<TaskId, Underway>,
     /// Outcomes that could not be written to the journal.
@@ -145,6 +148,7 @@ impl Dispatch {
             shared: Arc::new(shared),
             events,
             state: parts.state,
+            watching: parts.watching,
             connected: false,
             underway: BTreeMap::new(),
             unsaved: BTreeMap::new(),
@@ -185,6 +189,7 @@ impl Dispatch {
                 },
                 Some(event) = self.events.recv() => self.tell(event).await,
                 Ok(()) = self.state.changed() => self.tell_state().await,
+                Ok(()) = self.watching.shown.changed() => self.tell_symptoms().await,
                 Some(ended) = self.probing.join_next() => report(ended),
                 Some(ended) = self.ordered.join_next() => report(ended),
                 Some(ended) = self.noting.join_next() => report(ended),
@@ -245,6 +250,15 @@ impl Dispatch {
                 to_agent::Message::Probe(probe) if !stopping => self.probe(probe).await,
                 to_agent::Message::Execute(execute) if !stopping => self.execute(&execute).await,
                 to_agent::Message::Acknowledge(acknowledge) => self.acknowledge(&acknowledge),
+                to_agent::Message::Watch(watch) => {
+                    self.watching.asked.send_if_modified(|asked| {
+                        let changed = *asked != watch;
+                        *asked = watch;
+                        changed
+                    });
+                    // Whoever asks anew knows nothing yet.
+                    self.tell_symptoms().await;
+                }
                 // Asked again on the next session.
                 to_agent::Message::Probe(_) | to_agent::Message::Execute(_) => {}
                 // The network half's own business.
@@ -495,6 +509,13 @@ impl Dispatch {
         let state = self.state.borrow_and_update().as_deref().cloned();
         if let Some(state) = state {
             self.send(from_agent::Message::State(state)).await;
+        }
+    }
+
+    async fn tell_symptoms(&mut self) {
+        let shown = self.watching.shown.borrow_and_update().as_deref().cloned();
+        if let Some(shown) = shown {
+            self.send(from_agent::Message::Symptoms(shown)).await;
         }
     }
 

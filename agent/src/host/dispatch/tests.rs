@@ -20,6 +20,7 @@ use crate::host::{
     executor::Permitted,
     journal::{FileStorage, Journal, Service},
     redaction::{Patterns, Redaction, RedactionError},
+    watch::line,
 };
 
 const NOW: i64 = 1_800_000_000_000;
@@ -156,6 +157,7 @@ impl World {
             clock: Arc::clone(&self.clock) as _,
             outbox: sender,
             state: seen,
+            watching: line().0,
             boot_id: "boot".to_owned(),
         });
         let stop = CancellationToken::new();

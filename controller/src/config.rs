@@ -16,6 +16,8 @@ use vigie_transport::{
     identity::{Identity, IdentityError, Role},
 };
 
+use crate::notify::{ChannelError, ChannelSettings};
+
 /// The three doors' usual ports.
 pub const OPERATORS_PORT: u16 = 7420;
 pub const AGENTS_PORT: u16 = 7421;
@@ -45,6 +47,56 @@ pub struct Settings {
     pub operators_port: u16,
     pub agents_port: u16,
     pub enrolment_port: u16,
+    #[serde(default)]
+    pub watch: WatchSettings,
+    /// A URL that is asked again and again while the controller is well, so that somebody else notices when it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<HeartbeatSettings>,
+    /// Whom to call, in the order of escalation. Takes the place of what runbooks say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contacts: Vec<ContactSettings>,
+    /// Where incidents are told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notify: Vec<ChannelSettings>,
+}
+
+/// `[watch]`: whether agents watch for symptoms by themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WatchSettings {
+    /// The pause between two looks, in seconds; 0 for none.
+    pub every_s: u32,
+}
+
+impl Default for WatchSettings {
+    /// A symptom is seen within half a minute, for a few probes a minute.
+    fn default() -> Self {
+        Self { every_s: 30 }
+    }
+}
+
+/// `[heartbeat]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeartbeatSettings {
+    /// Asked with GET, as healthchecks.io and its like expect.
+    pub url: String,
+    #[serde(default = "every_minute")]
+    pub every_s: u32,
+}
+
+fn every_minute() -> u32 {
+    60
+}
+
+/// One of `[[contacts]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContactSettings {
+    /// `On-call DevOps`.
+    pub role: String,
+    /// A name with a telephone number, an address, a page.
+    pub contact: String,
 }
 
 /// Why there are no settings. Each names the file or the key, and what to do.
@@ -62,6 +114,14 @@ pub enum ConfigError {
         "`domain` or `id` cannot stand in a certificate; use lower-case letters, digits, `.`, `_` and `-`"
     )]
     Identity(#[source] IdentityError),
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    #[error("[watch] `every_s` is {0}; write 5 to 3600 seconds, or 0 to watch nothing")]
+    Watch(u32),
+    #[error("[heartbeat] needs an http or https `url`, and `every_s` of 10 to 3600 seconds")]
+    Heartbeat,
+    #[error("[[contacts]] need a `role` and a `contact` each")]
+    Contact,
     #[error("the ports of operators, agents and enrolment must differ")]
     Ports,
     #[error("the settings do not serialise")]
@@ -135,7 +195,20 @@ impl Settings {
         if clash(0, 1) || clash(0, 2) || clash(1, 2) {
             return Err(ConfigError::Ports);
         }
-        Ok(())
+        if self.watch.every_s != 0 && !(5..=3600).contains(&self.watch.every_s) {
+            return Err(ConfigError::Watch(self.watch.every_s));
+        }
+        if let Some(heartbeat) = &self.heartbeat {
+            let url = reqwest::Url::parse(&heartbeat.url)
+                .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+            if !url || !(10..=3600).contains(&heartbeat.every_s) {
+                return Err(ConfigError::Heartbeat);
+            }
+        }
+        if self.contacts.iter().any(|known| known.role.is_empty() || known.contact.is_empty()) {
+            return Err(ConfigError::Contact);
+        }
+        Ok(ChannelSettings::check_all(&self.notify)?)
     }
 
     /// The public address with a port, as clients dial it; an IPv6 address gets its brackets.
@@ -193,6 +266,10 @@ mod tests {
             operators_port: OPERATORS_PORT,
             agents_port: AGENTS_PORT,
             enrolment_port: ENROLMENT_PORT,
+            watch: WatchSettings::default(),
+            heartbeat: None,
+            contacts: Vec::new(),
+            notify: Vec::new(),
         }
     }
 
@@ -202,6 +279,38 @@ mod tests {
         let config = Config { state: folder.path().to_owned(), settings: settings() };
         config.save().unwrap();
         assert_eq!(Config::load(folder.path()).unwrap(), config);
+    }
+
+    /// What a person adds to the file by hand, and what is wrong with it when it is.
+    #[test]
+    fn channels_have_the_keys_of_their_kind() {
+        let parse = |text: &str| -> Result<Settings, String> {
+            let written = toml::to_string(&settings()).unwrap();
+            let settings: Settings =
+                toml::from_str(&format!("{written}\n{text}")).map_err(|error| error.to_string())?;
+            settings.check().map_err(|error| error.to_string()).map(|()| settings)
+        };
+        let good = "[[contacts]]\nrole = \"On-call\"\ncontact = \"+33 1\"\n\
+                    [[notify]]\nname = \"hook\"\nkind = \"webhook\"\nurl = \"https://x.example/h\"\n\
+                    [[notify]]\nname = \"mail\"\nkind = \"email\"\nserver = \"localhost:25\"\ntls = \"none\"\n\
+                    from = \"vigie@x.example\"\nto = [\"ada@x.example\"]\n\
+                    [heartbeat]\nurl = \"https://hc.example/u\"\n";
+        let settings = parse(good).unwrap();
+        assert_eq!((settings.notify.len(), settings.heartbeat.unwrap().every_s), (2, 60));
+        for (text, expected) in [
+            ("[[notify]]\nname = \"a\"\nkind = \"webhook\"", "`url` is missing"),
+            ("[[notify]]\nname = \"a\"\nkind = \"webhook\"\nurl = \"x\"", "no http or https URL"),
+            ("[[notify]]\nname = \"a b\"\nkind = \"ntfy\"\nurl = \"https://n.sh/t\"", "a name has"),
+            (
+                "[[notify]]\nname = \"a\"\nkind = \"ntfy\"\nurl = \"https://n.sh/t\"\nto = [\"x\"]",
+                "`to` belongs to another kind",
+            ),
+            ("[[notify]]\nname = \"a\"\nkind = \"pigeon\"", "unknown variant"),
+            ("[[contacts]]\nrole = \"x\"\ncontact = \"\"", "[[contacts]]"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
     }
 
     #[test]
@@ -228,6 +337,11 @@ mod tests {
         assert!(matches!(refused(|s| s.address = "https://x".to_owned()), ConfigError::Address { .. }));
         assert!(matches!(refused(|s| s.domain = "Vigie".to_owned()), ConfigError::Identity(_)));
         assert!(matches!(refused(|s| s.agents_port = s.operators_port), ConfigError::Ports));
+        assert!(matches!(refused(|s| s.watch.every_s = 1), ConfigError::Watch(1)));
+        let beat: fn(&mut Settings) = |s| {
+            s.heartbeat = Some(HeartbeatSettings { url: "ftp://x/".to_owned(), every_s: 60 });
+        };
+        assert!(matches!(refused(beat), ConfigError::Heartbeat));
     }
 
     #[test]

@@ -320,6 +320,49 @@ impl From<EnrolError> for Status {
     }
 }
 
+/// Asking about incidents, and writing them up.
+#[derive(Debug, thiserror::Error)]
+pub enum IncidentsError {
+    #[error("no incident is named {0:?}")]
+    Unknown(String),
+    #[error("several incidents begin with {0:?}")]
+    Ambiguous(String),
+    #[error("the checklist has no line {0}")]
+    NoLine(u32),
+    #[error("nothing is said")]
+    Nothing,
+    #[error("a text has at most {0} characters")]
+    TooLong(usize),
+    #[error("symptoms of the incident show still")]
+    StillShows,
+    #[error("the incident is closed")]
+    Closed,
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+}
+
+impl From<IncidentsError> for Status {
+    fn from(error: IncidentsError) -> Self {
+        use IncidentsError as E;
+        match &error {
+            E::Unknown(_) => Answer::new(Code::NotFound, "unknown_incident", &error)
+                .hint("`vigiectl incidents list --closed` shows them all"),
+            E::Ambiguous(_) => Answer::invalid("ambiguous_incident", &error).hint("write more of the id"),
+            E::NoLine(_) => Answer::invalid("bad_line", &error)
+                .hint("`vigiectl incidents show INCIDENT` numbers the lines"),
+            E::Nothing => {
+                Answer::invalid("bad_note", &error).hint("write a note, a cause, a fix or a ticket")
+            }
+            E::TooLong(_) => Answer::invalid("bad_note", &error),
+            E::StillShows => Answer::new(Code::FailedPrecondition, "still_shows", &error)
+                .hint("mend it first, or close it all the same with --force"),
+            E::Closed => Answer::new(Code::FailedPrecondition, "incident_closed", &error),
+            E::Store(source) => store(source),
+        }
+        .into()
+    }
+}
+
 /// An agent's session and its outputs.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {

@@ -14,7 +14,7 @@ use vigie_transport::pin::PinError;
 
 use crate::{
     authority::{Authority, AuthorityError},
-    config::{Config, ConfigError, Settings, private_folder},
+    config::{Config, ConfigError, Settings, WatchSettings, private_folder},
     enrolment::login_token,
     error::HostsError,
     store::{Sqlite, Store as _, StoreError},
@@ -79,6 +79,10 @@ pub async fn init(wanted: Init) -> Result<Initialised, InitError> {
             operators_port: wanted.operators_port,
             agents_port: wanted.agents_port,
             enrolment_port: wanted.enrolment_port,
+            watch: WatchSettings::default(),
+            heartbeat: None,
+            contacts: Vec::new(),
+            notify: Vec::new(),
         },
         state: wanted.state,
     };

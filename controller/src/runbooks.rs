@@ -20,6 +20,9 @@ use crate::{error::RunbooksError, permit::Permit};
 /// The largest file that is read, in bytes; the parser has a bound of its own.
 const LARGEST: u64 = 1024 * 1024;
 
+/// Where a runbook comes from that every program carries.
+const SHIPPED: &str = "shipped";
+
 /// A cheap handle to the runbooks.
 #[derive(Clone)]
 pub struct Runbooks(Arc<Inner>);
@@ -62,6 +65,13 @@ impl Runbooks {
     /// A runbook by its id.
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Runbook>> {
         self.shelf().runbooks.get(id).map(|shelved| Arc::clone(&shelved.runbook))
+    }
+
+    /// The texts of the team's own, which agents do not carry.
+    pub(crate) fn of_the_team(&self) -> Vec<String> {
+        let shelf = self.shelf();
+        let own = shelf.runbooks.values().filter(|shelved| shelved.source != SHIPPED);
+        own.map(|shelved| shelved.runbook.text.clone()).collect()
     }
 
     /// Every runbook, by id, without its text.
@@ -132,7 +142,7 @@ fn read(files: &[Seen]) -> BTreeMap<String, Shelved> {
     for (id, text) in vigie_runbook::shipped() {
         match Runbook::parse(text, id) {
             Ok(runbook) => {
-                let shelved = Shelved { runbook: Arc::new(runbook), source: "shipped".to_owned() };
+                let shelved = Shelved { runbook: Arc::new(runbook), source: SHIPPED.to_owned() };
                 runbooks.insert(shelved.runbook.id.clone(), shelved);
             }
             Err(reason) => tracing::error!(runbook = id, %reason, "a shipped runbook does not read"),

@@ -8,8 +8,9 @@ use tonic::transport::{Server, server::Router};
 use tonic_health::ServingStatus;
 use tower::layer::util::{Identity, Stack};
 use vigie_proto::v1::{
-    enrolment_server::EnrolmentServer, hosts_server::HostsServer, link_server::LinkServer,
-    runbooks_server::RunbooksServer, runs_server::RunsServer,
+    IncidentContact, enrolment_server::EnrolmentServer, hosts_server::HostsServer,
+    incidents_server::IncidentsServer, link_server::LinkServer, runbooks_server::RunbooksServer,
+    runs_server::RunsServer,
 };
 use vigie_transport::{
     identity::Role,
@@ -23,16 +24,18 @@ use crate::{
     enrolment::Enrolments,
     error::RunsError,
     fleet::Fleet,
+    incidents::Incidents,
+    notify::{Channel, ChannelError, deliver},
     parts::{Parts, within},
     permit::Gate,
     rpc::{
         LARGEST_ANSWER, LARGEST_APPLICATION, LARGEST_REPORT, LARGEST_REQUEST, enrolment::EnrolmentRpc,
-        hosts::HostsRpc, link::LinkRpc, runbooks::RunbooksRpc, runs::RunsRpc,
+        hosts::HostsRpc, incidents::IncidentsRpc, link::LinkRpc, runbooks::RunbooksRpc, runs::RunsRpc,
     },
     runbooks::Runbooks,
     runs::Runs,
     store::{Sqlite, Store, StoreError},
-    tasks::{Doors, DoorsError, remember, renew},
+    tasks::{Doors, DoorsError, Watching, heartbeat, keep_watching, remember, renew},
 };
 
 /// How long a stop may take; who has not ended by then is named and left.
@@ -60,6 +63,8 @@ pub enum ServeError {
         "{address}, for {door}, cannot be listened on; is another controller running, or the address not this machine's?"
     )]
     Bind { door: &'static str, address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
     #[error("the contract cannot be reflected")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
@@ -138,6 +143,16 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<Runnin
         .register_encoded_file_descriptor_set(vigie_proto::DESCRIPTORS)
         .build_v1()?;
 
+    let channels = settings.notify.iter().map(Channel::open).collect::<Result<Vec<_>, _>>()?;
+    let contacts = settings
+        .contacts
+        .iter()
+        .map(|known| IncidentContact { role: known.role.clone(), contact: known.contact.clone() })
+        .collect();
+    let (incidents, reports) =
+        Incidents::load(Arc::clone(&store), fleet.clone(), runs.clone(), channels.clone(), contacts).await?;
+    let watching = Watching::new(settings.watch.every_s, runbooks.clone());
+
     let gate = Gate::new(audit);
     let listening = CancellationToken::new();
     let mut serving = Parts::default();
@@ -148,7 +163,10 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<Runnin
         let runs = RunsServer::new(RunsRpc { runs: runs.clone() }).max_decoding_message_size(LARGEST_REQUEST);
         let runbooks =
             RunbooksServer::new(RunbooksRpc { runbooks }).max_decoding_message_size(LARGEST_REQUEST);
+        let incidents = IncidentsServer::new(IncidentsRpc { incidents: incidents.clone() })
+            .max_decoding_message_size(LARGEST_REQUEST);
         let router = server(&gate)
+            .add_service(incidents.max_encoding_message_size(LARGEST_ANSWER))
             .add_service(health_service)
             .add_service(reflection)
             .add_service(hosts.max_encoding_message_size(LARGEST_ANSWER))
@@ -157,8 +175,15 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<Runnin
         listen(router, operators.incoming(), listening.clone(), shutdown.clone())
     });
     serving.spawn("the agents' listener", {
-        let (fleet, runs, sessions) = (fleet.clone(), runs.clone(), sessions.clone());
-        let link = LinkServer::new(LinkRpc { fleet, runs, controller: settings.id.clone(), sessions })
+        let link = LinkRpc {
+            fleet: fleet.clone(),
+            runs: runs.clone(),
+            incidents: incidents.clone(),
+            watching: watching.clone(),
+            controller: settings.id.clone(),
+            sessions: sessions.clone(),
+        };
+        let link = LinkServer::new(link)
             .max_decoding_message_size(LARGEST_REPORT)
             .max_encoding_message_size(LARGEST_REPORT);
         listen(server(&gate).add_service(link), agents.incoming(), listening.clone(), shutdown.clone())
@@ -173,6 +198,15 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<Runnin
     let mut background = Parts::default();
     background.spawn("the fleet's memory", remember(fleet.clone(), resting.clone()));
     background.spawn("the certificate's renewal", renew(doors, resting.clone()));
+    background.spawn("the watch", keep_watching(watching, fleet.clone(), resting.clone()));
+    for channel in channels {
+        let (news, store) = (incidents.news(), Arc::clone(&store));
+        background.spawn("a channel of notices", deliver(channel, store, news, resting.clone()));
+    }
+    background.spawn("the incidents", incidents.turn(reports, resting.clone()));
+    if let Some(settings) = settings.heartbeat.clone() {
+        background.spawn("the heartbeat", heartbeat(settings, Arc::clone(&store), resting.clone()));
+    }
 
     tracing::info!(
         operators = %operators_at, agents = %agents_at, enrolment = %enrolment_at, runs = resumed, "serving"

@@ -56,6 +56,8 @@ macro_rules! ids {
 }
 
 ids! {
+    /// An incident.
+    IncidentId = "incident";
     /// A host, for as long as it is known; never used again for another.
     HostId = "host";
     /// A run.

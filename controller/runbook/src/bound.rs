@@ -100,9 +100,10 @@ impl Bound {
 
     /// The probes that tell whether a symptom shows.
     pub fn watched(&self, stack: &str) -> Vec<ProbeSpec> {
-        let mentioned = self.runbook.symptoms.iter().flat_map(|symptom| {
-            std::iter::once(symptom.when.mentioned()).chain(symptom.says.mentioned())
-        });
+        let mentioned =
+            self.runbook.symptoms.iter().flat_map(|symptom| {
+                std::iter::once(symptom.when.mentioned()).chain(symptom.says.mentioned())
+            });
         let wanted: BTreeSet<&String> = mentioned.flat_map(|mentioned| &mentioned.probes).collect();
         self.probes(stack).into_iter().filter(|probe| wanted.contains(&probe.id)).collect()
     }

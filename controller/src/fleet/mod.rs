@@ -142,6 +142,24 @@ impl Fleet {
         select::targets(&self.hosts(), selector, scope)
     }
 
+    /// A host's name; nothing for one that is not known.
+    pub(crate) fn name(&self, host: HostId) -> Option<String> {
+        self.hosts().get(&host).map(|known| known.row.name.clone())
+    }
+
+    /// Every host.
+    pub(crate) fn ids(&self) -> Vec<HostId> {
+        self.hosts().keys().copied().collect()
+    }
+
+    /// Tells a host what to watch for by itself. It grants nothing that a probe would not, and so needs no mandate.
+    pub(crate) fn watch(&self, host: HostId, watch: v1::Watch) {
+        if let Err(error) = self.queue(host, to_agent::Message::Watch(watch)) {
+            // Asked again in its next session.
+            tracing::debug!(%host, %error, "a host was not told what to watch for");
+        }
+    }
+
     /// Whether a host has a session.
     pub fn is_connected(&self, host: HostId) -> bool {
         self.session(host).is_some()

@@ -14,8 +14,10 @@ use vigie_proto::v1::{
 use crate::{
     error::LinkError,
     fleet::{Attached, End, Fleet},
+    incidents::Incidents,
     permit::Permit,
     runs::{Report, Runs, Taken},
+    tasks::Watching,
 };
 
 /// How long a new session may take to say hello.
@@ -38,6 +40,9 @@ const LARGEST_CHUNK: usize = 256 * 1024;
 pub(crate) struct LinkRpc {
     pub(crate) fleet: Fleet,
     pub(crate) runs: Runs,
+    pub(crate) incidents: Incidents,
+    /// What agents are to watch for.
+    pub(crate) watching: Watching,
     /// This replica's name.
     pub(crate) controller: String,
     /// Every session.
@@ -63,6 +68,8 @@ impl Link for LinkRpc {
         let session = Session {
             fleet: self.fleet.clone(),
             runs: self.runs.clone(),
+            incidents: self.incidents.clone(),
+            watch: self.watching.now(),
             ends_in: remaining(&permit),
             attached,
         };
@@ -113,6 +120,9 @@ struct Session {
     attached: Attached,
     fleet: Fleet,
     runs: Runs,
+    incidents: Incidents,
+    /// What the agent is to watch for.
+    watch: v1::Watch,
     /// Until the certificate's end: an open stream is never verified again by TLS.
     ends_in: Duration,
 }
@@ -121,7 +131,9 @@ impl Session {
     async fn serve(self, upstream: Streaming<FromAgent>, downstream: Downstream) {
         let Attached { host, id, outbound, end, held, .. } = self.attached;
         tracing::info!(%host, "connected");
-        let reader = Reader { host, session: id, fleet: self.fleet, runs: self.runs };
+        self.fleet.watch(host, self.watch);
+        let reader =
+            Reader { host, session: id, fleet: self.fleet, runs: self.runs, incidents: self.incidents };
         let ended = tokio::select! {
             ended = reader.read(upstream) => ended,
             ended = write(outbound, end, &downstream) => ended,
@@ -176,6 +188,7 @@ struct Reader {
     session: crate::fleet::SessionId,
     fleet: Fleet,
     runs: Runs,
+    incidents: Incidents,
 }
 
 impl Reader {
@@ -193,6 +206,10 @@ impl Reader {
             };
             self.fleet.heard_of(self.host, self.session);
             let taken = match decode(message)? {
+                Said::Symptoms(symptoms) => {
+                    self.incidents.shows(self.host, symptoms);
+                    Taken::Run
+                }
                 Said::State(state) => {
                     self.fleet.reported(self.host, self.session, state);
                     Taken::Run
@@ -216,6 +233,7 @@ impl Reader {
 enum Said {
     State(v1::HostState),
     Report(Report),
+    Symptoms(v1::Symptoms),
     /// Something for later versions' record.
     Nothing,
 }
@@ -226,6 +244,7 @@ fn decode(message: FromAgent) -> Result<Said, LinkError> {
     Ok(match message.message.ok_or(LinkError::Malformed("an empty message"))? {
         Message::Hello(_) => return Err(LinkError::Malformed("a second hello")),
         Message::State(state) => Said::State(state),
+        Message::Symptoms(symptoms) => Said::Symptoms(symptoms),
         Message::ProbeResult(result) => {
             Said::Report(Report::Probed { task: task(&result.task)?, outcome: outcome(result.outcome)? })
         }

@@ -2,6 +2,7 @@
 
 pub(crate) mod enrolment;
 pub(crate) mod hosts;
+pub(crate) mod incidents;
 pub(crate) mod link;
 pub(crate) mod runbooks;
 pub(crate) mod runs;

@@ -17,12 +17,15 @@ use std::{
     },
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 use vigie_proto::{
     id::RunId,
-    v1::{Opened, Owned, RunEvent, RunSpec, RunSummary, Signature, run_event::Event, run_spec::Kind},
+    v1::{
+        Opened, Owned, RunEvent, RunMode, RunSpec, RunSummary, RunbookCall, Selector, Signature,
+        run_event::Event, run_spec::Kind,
+    },
 };
 use vigie_runbook::run::{self, Input, State};
 
@@ -46,6 +49,12 @@ use routes::Routes;
 const LISTED: u32 = 50;
 const LISTED_AT_MOST: u32 = 1000;
 
+/// Under whose name the controller's own runs stand. No operator can have it: it is no name in a certificate.
+pub(crate) const OWN: &str = "(controller)";
+
+/// Ended runs that a slow listener may fall behind by.
+const ENDED: usize = 256;
+
 /// Events that are read from the store at once.
 const PAGE: u32 = 256;
 
@@ -68,6 +77,14 @@ struct Inner {
     /// Every driver and every watcher.
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Names each run whose driver ended.
+    ended: broadcast::Sender<RunId>,
+}
+
+/// What became of a run's beginning.
+enum Begun {
+    New(RunSummary),
+    Exists(RunSummary),
 }
 
 impl Runs {
@@ -83,6 +100,7 @@ impl Runs {
             abandoned: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            ended: broadcast::channel(ENDED).0,
         }))
     }
 
@@ -112,16 +130,69 @@ impl Runs {
             &run.to_string(),
             &format!("{} on {} targets", opened.title, opened.targets.len()),
         );
+        match self.begin(run, opened, &intent).await? {
+            Begun::Exists(existing) => self.same(permit, run, &spec, existing).await,
+            Begun::New(summary) => Ok(summary),
+        }
+    }
+
+    /// Diagnoses hosts that show something, of the controller's own accord. It takes nothing but their names, so that
+    /// nothing else can be asked of them without a caller.
+    ///
+    /// # Errors
+    /// When none of the hosts can be asked, or the store fails.
+    pub(crate) async fn diagnose(&self, hosts: &[String], why: &str) -> Result<RunId, RunsError> {
+        let call = RunbookCall { mode: RunMode::Diagnose.into(), ..RunbookCall::default() };
+        let spec = RunSpec {
+            selector: Some(Selector { hosts: hosts.join(","), ..Selector::default() }),
+            kind: Some(Kind::Runbook(call)),
+            timeout_ms: 0,
+        };
+        let opened = self.open(OWN, spec)?;
+        let run = RunId::new();
+        let intent = Intent::own("diagnose", &run.to_string(), why);
+        self.begin(run, opened, &intent).await?;
+        Ok(run)
+    }
+
+    /// Writes a run's beginning down, unless its id is taken, and drives it.
+    async fn begin(&self, run: RunId, opened: Opened, intent: &Intent) -> Result<Begun, RunsError> {
         let events = number([Event::Opened(opened), self.owned(1)], 0);
         let state = State::fold(run, &events)?;
-        match self.0.store.open_run(&intent, run, &events, &state.summary()).await? {
-            OpenedRun::Exists(existing) => self.same(permit, run, &spec, existing).await,
+        match self.0.store.open_run(intent, run, &events, &state.summary()).await? {
+            OpenedRun::Exists(existing) => Ok(Begun::Exists(existing)),
             OpenedRun::New(mandate) => {
                 let summary = state.summary();
                 tracing::info!(%run, title = summary.title, operator = summary.operator, "run opened");
                 self.drive(mandate, state);
-                Ok(summary)
+                Ok(Begun::New(summary))
             }
+        }
+    }
+
+    /// Names each run whose driver ended from now on.
+    pub(crate) fn ended(&self) -> broadcast::Receiver<RunId> {
+        self.0.ended.subscribe()
+    }
+
+    /// A run as its events tell it.
+    ///
+    /// # Errors
+    /// When the store fails, or the log is damaged.
+    pub(crate) async fn state(&self, run: RunId) -> Result<State, RunsError> {
+        Ok(State::fold(run, &self.events(run).await?)?)
+    }
+
+    /// Every event of a run.
+    async fn events(&self, run: RunId) -> Result<Vec<RunEvent>, RunsError> {
+        let mut events = Vec::new();
+        loop {
+            let after = events.last().map_or(0, |event: &RunEvent| event.seq);
+            let page = self.0.store.events(run, after, PAGE).await?;
+            if page.is_empty() {
+                return Ok(events);
+            }
+            events.extend(page);
         }
     }
 
@@ -188,16 +259,7 @@ impl Runs {
 
     async fn take_up(&self, mandate: Mandate) -> Result<(), RunsError> {
         let run = mandate.run();
-        let mut events = Vec::new();
-        loop {
-            let after = events.last().map_or(0, |event: &RunEvent| event.seq);
-            let page = self.0.store.events(run, after, PAGE).await?;
-            if page.is_empty() {
-                break;
-            }
-            events.extend(page);
-        }
-        let mut state = State::fold(run, &events)?;
+        let mut state = self.state(run).await?;
         let owned = number([self.owned(state.epoch() + 1)], state.last_seq());
         for event in &owned {
             state.apply(event)?;
@@ -234,6 +296,8 @@ impl Runs {
                 // Dropped with its channels: from here on, watchers know that the store holds everything.
                 runs.live().remove(&run);
                 runs.0.routes.forget(run);
+                // Nobody may be listening.
+                let _ = runs.0.ended.send(run);
             }
             .instrument(span),
         );

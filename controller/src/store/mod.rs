@@ -13,12 +13,12 @@ mod sqlite;
 use async_trait::async_trait;
 use vigie_proto::{
     id::{RunId, TokenId},
-    v1::{RunEvent, RunSummary, SignedTrustList},
+    v1::{Incident, RunEvent, RunSummary, SignedTrustList},
 };
 
 pub use model::{
-    AgentEnrolled, CertificateRow, Enrolment, HostRow, Mandate, NewOperator, OpenedRun, Redemption, Sighting,
-    Token, TokenFor,
+    AgentEnrolled, CertificateRow, Enrolment, HostRow, Mandate, NewOperator, OpenedRun, PendingNotice,
+    Redemption, Sighting, Token, TokenFor,
 };
 pub use sqlite::Sqlite;
 
@@ -92,6 +92,31 @@ pub trait Store: Send + Sync + 'static {
 
     /// At most two runs whose id begins with `prefix`: enough to tell one from several.
     async fn runs_beginning(&self, prefix: &str) -> Result<Vec<RunId>, StoreError>;
+
+    /// Keeps incidents as they stand now, a person's intent where there is one, and what people are to be told, each
+    /// notice with its channel.
+    async fn save_incidents(
+        &self,
+        intent: Option<&Intent>,
+        incidents: &[Incident],
+        notices: &[(String, String)],
+        now_ms: i64,
+    ) -> Result<(), StoreError>;
+
+    /// The newest incidents first, those that are closed only when asked for.
+    async fn incidents(&self, closed: bool, limit: u32) -> Result<Vec<Incident>, StoreError>;
+
+    /// At most two incidents whose id begins with `prefix`.
+    async fn incidents_beginning(&self, prefix: &str) -> Result<Vec<Incident>, StoreError>;
+
+    /// The oldest notice that a channel has not delivered.
+    async fn next_notice(&self, channel: &str) -> Result<Option<PendingNotice>, StoreError>;
+
+    /// A notice is delivered, or given up.
+    async fn notice_done(&self, id: i64) -> Result<(), StoreError>;
+
+    /// A notice was not delivered and is tried again later.
+    async fn notice_delayed(&self, id: i64, next_at_ms: i64) -> Result<(), StoreError>;
 
     /// Ends all work, so that what was written is in the main file.
     async fn close(&self);

@@ -32,6 +32,19 @@ impl HostRow {
     }
 }
 
+/// What a channel has still to deliver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingNotice {
+    pub id: i64,
+    /// JSON.
+    pub body: String,
+    pub made_at_ms: i64,
+    /// Those that failed.
+    pub attempts: u32,
+    /// Not tried before this.
+    pub next_at_ms: i64,
+}
+
 /// What was last seen of a host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sighting {

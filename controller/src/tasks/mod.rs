@@ -1,9 +1,13 @@
 //! Background loops: no input, idempotent, woken by a signal and by the clock, so that the first time, a retry and a
 //! restart are the same.
 
+mod heartbeat;
 mod remember;
 mod renew;
+mod watching;
 
+pub(crate) use heartbeat::heartbeat;
 pub(crate) use remember::remember;
 pub use renew::DoorsError;
 pub(crate) use renew::{Doors, renew};
+pub(crate) use watching::{Watching, keep_watching};

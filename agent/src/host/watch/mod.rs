@@ -6,11 +6,7 @@
 
 mod sightings;
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use prost::Message as _;
@@ -126,7 +122,10 @@ impl Readers {
         let read = tokio::task::spawn_blocking(move || read(&texts)).await;
         let (bound, unwatched) = read.unwrap_or_default();
         for runbook in &unwatched {
-            tracing::warn!(runbook, "a runbook is not watched: this agent cannot read it, or it needs parameters");
+            tracing::warn!(
+                runbook,
+                "a runbook is not watched: this agent cannot read it, or it needs parameters"
+            );
         }
         (self.bound, self.unwatched) = (Arc::new(bound), unwatched);
         self.texts = Some(asked.runbooks.clone());
@@ -166,8 +165,10 @@ async fn look(
             Scope::Stack => targets.extend(stacks.iter().map(|stack| (place, stack.clone()))),
         }
     }
-    let specs: Vec<_> =
-        targets.into_iter().map(|(place, stack)| (readers.bound[place].watched(&stack), place, stack)).collect();
+    let specs: Vec<_> = targets
+        .into_iter()
+        .map(|(place, stack)| (readers.bound[place].watched(&stack), place, stack))
+        .collect();
     let distinct: BTreeMap<Vec<u8>, ProbeSpec> = specs
         .iter()
         .flat_map(|(probes, ..)| probes)

@@ -38,9 +38,8 @@ impl Sightings {
     pub(super) fn take(&mut self, looked: BTreeMap<Key, Vec<Showing>>, now_ms: i64) -> bool {
         let mut settled = true;
         // A runbook or a stack that is gone has no symptoms any more.
-        self.0.retain(|place, _| {
-            looked.get(&place.key).is_some_and(|symptoms| place.symptom < symptoms.len())
-        });
+        self.0
+            .retain(|place, _| looked.get(&place.key).is_some_and(|symptoms| place.symptom < symptoms.len()));
         for (key, symptoms) in looked {
             for (symptom, showing) in symptoms.into_iter().enumerate() {
                 let place = Place { key: key.clone(), symptom };

@@ -4,9 +4,7 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
-use vigie_proto::v1::{
-    Failure, HostFactsResult, HttpCheckResult, Stack, Symptom, request, result,
-};
+use vigie_proto::v1::{Failure, HostFactsResult, HttpCheckResult, Stack, Symptom, request, result};
 
 use super::*;
 use crate::host::{
@@ -69,7 +67,11 @@ impl Executor for Arc<Web> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let status = u32::from(self.status.load(Ordering::SeqCst));
         let url = "https://shop.example/health".to_owned();
-        Outcome::succeeded(result::Operation::HttpCheck(HttpCheckResult { url, status, ..Default::default() }))
+        Outcome::succeeded(result::Operation::HttpCheck(HttpCheckResult {
+            url,
+            status,
+            ..Default::default()
+        }))
     }
 
     fn secrets(&self) -> Result<Arc<Patterns>, RedactionError> {

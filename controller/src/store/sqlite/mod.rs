@@ -5,6 +5,7 @@
 
 mod audit;
 mod hosts;
+mod incidents;
 mod runs;
 mod tokens;
 
@@ -19,14 +20,14 @@ use sqlx::{
 };
 use vigie_proto::{
     id::RunId,
-    v1::{RunEvent, RunSummary, SignedTrustList},
+    v1::{Incident, RunEvent, RunSummary, SignedTrustList},
 };
 
 use super::{
-    CertificateRow, Enrolment, HostRow, Issue, Mandate, OpenedRun, RedeemError, Redemption, Sighting, Store,
-    StoreError, Token,
+    CertificateRow, Enrolment, HostRow, Issue, Mandate, OpenedRun, PendingNotice, RedeemError, Redemption,
+    Sighting, Store, StoreError, Token,
 };
-use crate::audit::{Intent, Line, Record};
+use crate::audit::{Intent, Kind, Line, Record};
 
 /// How long a statement waits for another process's lock (a backup, a person with `sqlite3`) before it fails.
 const BUSY: Duration = Duration::from_secs(5);
@@ -101,7 +102,11 @@ async fn assert_settings(pool: &SqlitePool) -> Result<(), StoreError> {
 
 fn migrations() -> Migrator {
     let first = include_str!("../../../migrations/0001_first.sql").into_sql_str();
-    Migrator::with_migrations(vec![Migration::new(1, "first".into(), MigrationType::Simple, first, false)])
+    let incidents = include_str!("../../../migrations/0002_incidents.sql").into_sql_str();
+    Migrator::with_migrations(vec![
+        Migration::new(1, "first".into(), MigrationType::Simple, first, false),
+        Migration::new(2, "incidents".into(), MigrationType::Simple, incidents, false),
+    ])
 }
 
 /// SQLite's integers are signed; none of ours comes near the difference.
@@ -229,6 +234,50 @@ impl Store for Sqlite {
 
     async fn runs_beginning(&self, prefix: &str) -> Result<Vec<RunId>, StoreError> {
         runs::beginning(&self.readers, prefix).await
+    }
+
+    async fn save_incidents(
+        &self,
+        intent: Option<&Intent>,
+        incidents: &[Incident],
+        notices: &[(String, String)],
+        now_ms: i64,
+    ) -> Result<(), StoreError> {
+        let mut transaction = self.write().await?;
+        if let Some(intent) = intent {
+            audit::append(&mut transaction, &intent.line(Kind::Done)).await?;
+        }
+        for incident in incidents {
+            incidents::save(&mut transaction, incident).await?;
+        }
+        for (channel, body) in notices {
+            incidents::add_notice(&mut transaction, channel, body, now_ms).await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    async fn incidents(&self, closed: bool, limit: u32) -> Result<Vec<Incident>, StoreError> {
+        incidents::newest(&self.readers, closed, limit).await
+    }
+
+    async fn incidents_beginning(&self, prefix: &str) -> Result<Vec<Incident>, StoreError> {
+        incidents::beginning(&self.readers, prefix).await
+    }
+
+    async fn next_notice(&self, channel: &str) -> Result<Option<PendingNotice>, StoreError> {
+        incidents::next_notice(&self.readers, channel).await
+    }
+
+    async fn notice_done(&self, id: i64) -> Result<(), StoreError> {
+        let mut transaction = self.write().await?;
+        incidents::notice_done(&mut transaction, id).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    async fn notice_delayed(&self, id: i64, next_at_ms: i64) -> Result<(), StoreError> {
+        let mut transaction = self.write().await?;
+        incidents::notice_delayed(&mut transaction, id, next_at_ms).await?;
+        Ok(transaction.commit().await?)
     }
 
     async fn close(&self) {

@@ -15,7 +15,9 @@ use tracing_subscriber::EnvFilter;
 use vigie_controller::{
     Config, Init, Initialised,
     config::{AGENTS_PORT, ENROLMENT_PORT, OPERATORS_PORT, default_state},
-    init, serve,
+    init,
+    notify::Channel,
+    serve,
 };
 
 /// The controller of a Vigie fleet.
@@ -52,6 +54,12 @@ enum Command {
         #[arg(long, default_value_t = ENROLMENT_PORT, value_name = "PORT")]
         enrolment_port: u16,
     },
+    /// Send a test notice over every channel of the settings, and say what became of it
+    Notify {
+        /// The state folder [default: /var/lib/vigie-controller for root, else ~/.local/state/vigie-controller]
+        #[arg(long, value_name = "DIR")]
+        state: Option<PathBuf>,
+    },
     /// Serve until SIGTERM or SIGINT
     Serve {
         /// The state folder [default: /var/lib/vigie-controller for root, else ~/.local/state/vigie-controller]
@@ -87,6 +95,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
             announce(&init(wanted).await?)
                 .context("the token could not be printed; remove the state folder and begin again")
         }
+        Command::Notify { state } => notify(&Config::load(&folder(state)?)?).await,
         Command::Serve { state } => {
             let config = Config::load(&folder(state)?)?;
             let shutdown = CancellationToken::new();
@@ -102,6 +111,32 @@ async fn run(command: Command) -> anyhow::Result<()> {
             Ok(running.stopped().await?)
         }
     }
+}
+
+/// Tries every channel, also after one that fails.
+async fn notify(config: &Config) -> anyhow::Result<()> {
+    let channels = &config.settings.notify;
+    anyhow::ensure!(
+        !channels.is_empty(),
+        "{} has no [[notify]]; add one as docs/incidents.md shows",
+        Config::file_in(&config.state).display()
+    );
+    let mut failed = 0;
+    for settings in channels {
+        let sent = match Channel::open(settings) {
+            Ok(channel) => channel.test().await.map_err(anyhow::Error::from),
+            Err(error) => Err(error.into()),
+        };
+        match sent {
+            Ok(()) => writeln!(std::io::stdout(), "{}: sent", settings.name)?,
+            Err(error) => {
+                failed += 1;
+                writeln!(std::io::stdout(), "{}: {error:#}", settings.name)?;
+            }
+        }
+    }
+    anyhow::ensure!(failed == 0, "{failed} of {} channels failed", channels.len());
+    Ok(())
 }
 
 fn folder(state: Option<PathBuf>) -> anyhow::Result<PathBuf> {

@@ -3,7 +3,10 @@
 use std::str::FromStr as _;
 
 use tonic::transport::Channel;
-use vigie_proto::v1::{hosts_client::HostsClient, runbooks_client::RunbooksClient, runs_client::RunsClient};
+use vigie_proto::v1::{
+    hosts_client::HostsClient, incidents_client::IncidentsClient, runbooks_client::RunbooksClient,
+    runs_client::RunsClient,
+};
 use vigie_transport::{
     client::{Address, Keepalive, connect},
     credential::{Credential, certificates_from_pem},
@@ -42,6 +45,10 @@ impl Client {
 
     pub(crate) fn runs(&self) -> RunsClient<Channel> {
         RunsClient::new(self.channel.clone()).max_decoding_message_size(LARGEST_MESSAGE)
+    }
+
+    pub(crate) fn incidents(&self) -> IncidentsClient<Channel> {
+        IncidentsClient::new(self.channel.clone()).max_decoding_message_size(LARGEST_MESSAGE)
     }
 
     pub(crate) fn runbooks(&self) -> RunbooksClient<Channel> {

@@ -9,7 +9,7 @@ pub(crate) mod selection;
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use vigie_proto::v1::{Label, Parameter};
+use vigie_proto::v1::{Label, NoteIncidentRequest, Parameter};
 
 use crate::output::Format;
 use operation::{Change, Observation};
@@ -99,6 +99,9 @@ pub(crate) enum Command {
     /// What was asked of the fleet, and what became of it
     #[command(subcommand)]
     Runs(Runs),
+    /// What went wrong on the fleet, and how it was mended and written up
+    #[command(subcommand)]
+    Incidents(Incidents),
     /// The runbooks that the controller knows
     #[command(subcommand)]
     Runbooks(Runbooks),
@@ -216,6 +219,77 @@ pub(crate) enum Runs {
         #[arg(long, default_value = "")]
         reason: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Incidents {
+    /// The newest incidents
+    List {
+        /// Those that are closed too
+        #[arg(long)]
+        closed: bool,
+        /// How many
+        #[arg(short = 'n', long, default_value_t = 20)]
+        limit: u32,
+    },
+    /// One incident: what shows, its causes, what was done
+    Show {
+        /// Its id, or the beginning of it
+        incident: String,
+    },
+    /// The post-mortem in Markdown
+    Report {
+        /// Its id, or the beginning of it
+        incident: String,
+        /// The text of a ticket for the permanent fix instead
+        #[arg(long)]
+        ticket: bool,
+    },
+    /// Write something to an incident: a note, its cause, its fix, a ticket, what is done
+    Note(IncidentNote),
+    /// End an incident for good
+    Close {
+        /// Its id, or the beginning of it
+        incident: String,
+        /// Also while something shows
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// A person's word about an incident.
+#[derive(Debug, Args)]
+#[group(id = "word", required = true, multiple = true, args = ["note", "cause", "fix", "ticket", "done"])]
+pub(crate) struct IncidentNote {
+    /// Its id, or the beginning of it
+    pub incident: String,
+    /// A line for the timeline
+    pub note: Option<String>,
+    /// Why it happened
+    #[arg(long, value_name = "TEXT")]
+    pub cause: Option<String>,
+    /// What was done
+    #[arg(long, value_name = "TEXT")]
+    pub fix: Option<String>,
+    /// Where the permanent fix is followed up; `none` where none is needed
+    #[arg(long, value_name = "TEXT")]
+    pub ticket: Option<String>,
+    /// A line of the checklist that is done, by its number; may be repeated
+    #[arg(long, value_name = "LINE", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub done: Vec<u32>,
+}
+
+impl IncidentNote {
+    pub(crate) fn request(self) -> NoteIncidentRequest {
+        NoteIncidentRequest {
+            incident: self.incident,
+            note: self.note.unwrap_or_default(),
+            cause: self.cause.unwrap_or_default(),
+            fix: self.fix.unwrap_or_default(),
+            ticket: self.ticket.unwrap_or_default(),
+            done: self.done,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

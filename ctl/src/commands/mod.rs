@@ -3,6 +3,7 @@
 mod diagnose;
 mod exec;
 mod hosts;
+mod incidents;
 mod login;
 mod operation;
 mod operations;
@@ -13,7 +14,7 @@ mod status;
 use vigie_proto::v1::RunMode;
 
 use crate::{
-    cli::{Command, Hosts, Operations, Runbooks, Runs},
+    cli::{Command, Hosts, Incidents, Operations, Runbooks, Runs},
     error::Error,
     exit::Exit,
     invocation::Invocation,
@@ -37,6 +38,17 @@ pub(crate) async fn dispatch(command: Command, invocation: &mut Invocation) -> R
         Command::Runs(Runs::Watch { run }) => runs::watch::run(invocation, &run).await,
         Command::Runs(Runs::Resume { run }) => runs::resume::run(invocation, &run).await,
         Command::Runs(Runs::Cancel { run, reason }) => runs::cancel::run(invocation, &run, reason).await,
+        Command::Incidents(Incidents::List { closed, limit }) => {
+            incidents::list::run(invocation, closed, limit).await
+        }
+        Command::Incidents(Incidents::Show { incident }) => incidents::show::run(invocation, incident).await,
+        Command::Incidents(Incidents::Report { incident, ticket }) => {
+            incidents::report::run(invocation, incident, ticket).await
+        }
+        Command::Incidents(Incidents::Note(note)) => incidents::note::run(invocation, note.request()).await,
+        Command::Incidents(Incidents::Close { incident, force }) => {
+            incidents::close::run(invocation, incident, force).await
+        }
         Command::Runbooks(Runbooks::List) => runbooks::list::run(invocation).await,
         Command::Runbooks(Runbooks::Show { runbook }) => runbooks::show::run(invocation, runbook).await,
         Command::Runbooks(Runbooks::Lint { files }) => runbooks::lint::run(invocation, &files),

@@ -1,6 +1,6 @@
 //! `vigiectl status`: what is wrong first, then every host in a line.
 
-use vigie_proto::v1::ListHostsRequest;
+use vigie_proto::v1::{ListHostsRequest, ListIncidentsRequest};
 
 use crate::{cli::selection::Selection, error::Error, exit::Exit, invocation::Invocation, view};
 
@@ -15,12 +15,17 @@ pub(super) async fn run(invocation: &mut Invocation, selection: &Selection) -> R
         .map_err(Error::rpc("asking for the fleet"))?
         .into_inner()
         .hosts;
+    let open = client.incidents().list_incidents(ListIncidentsRequest::default()).await;
+    let incidents = open.map_err(Error::rpc("asking for the incidents"))?.into_inner().incidents;
     let output = &mut invocation.output;
     if output.format.is_text() {
+        let banner = view::incidents::banner(&incidents, &output.look);
         let text = view::status::text(&hosts, &output.look);
-        output.text(&text)?;
+        output.text(&(banner + &text))?;
     } else {
-        output.document(&view::hosts::document(&hosts), "hosts")?;
+        let mut document = view::hosts::document(&hosts);
+        document["incidents"] = view::incidents::document(&incidents)["incidents"].take();
+        output.document(&document, "hosts")?;
     }
     let gone = hosts.iter().any(|host| !host.connected);
     Ok(if gone { Exit::Unreachable } else { Exit::Ok })

@@ -117,6 +117,13 @@ impl Bound {
         showing.unwrap_or_default()
     }
 
+    /// The symptoms that show, in words.
+    pub(crate) fn showing(&self, subject: &Subject<'_>, evidence: &Evidence) -> Vec<String> {
+        let shown =
+            self.symptoms(subject, evidence).into_iter().filter(|symptom| symptom.shows == Some(true));
+        shown.map(|symptom| symptom.says).collect()
+    }
+
     fn facts(&self, subject: &Subject<'_>, evidence: &Evidence) -> Facts {
         let runbook = self.runbook();
         let verification = runbook.verifications().flat_map(|verify| &verify.probes);

@@ -108,8 +108,10 @@ impl Bound {
             symptoms
                 .map(|symptom| {
                     let shows = symptom.when.holds(&mut evaluator).0.ok();
-                    let says = shows == Some(true);
-                    let says = says.then(|| symptom.says.render(&mut evaluator)).unwrap_or_default();
+                    let says = match shows {
+                        Some(true) => symptom.says.render(&mut evaluator),
+                        _ => String::new(),
+                    };
                     Showing { severity: symptom.severity, shows, says }
                 })
                 .collect()

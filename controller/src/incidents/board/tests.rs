@@ -167,7 +167,7 @@ fn a_silent_agent_is_a_symptom_and_its_host_keeps_the_others() {
     bench.shows(0, &[symptom("redis-down", "critical")]);
     bench.passes(60_000, "Redis is stopped");
     let (host, name) = (bench.hosts[0], "vps1".to_owned());
-    bench.take(Input::Away { host, name: name.clone() });
+    bench.take(Input::Away { host, name });
     bench.passes(30_000, "");
     bench.take(Input::Back { host });
     bench.passes(120_000, "");

@@ -1,5 +1,7 @@
 # shellcheck shell=bash
 # A tenant on the free plan has used up its daily indexing: documents are in error, jobs have failed.
+# expect: runbook=quota-blocking cause=quota_reached remedy=-
+# ci: yes
 break_it() {
     local tenant=11111111-1111-4111-8111-111111111111 document
     sql <<SQL

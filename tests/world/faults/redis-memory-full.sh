@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # Redis has reached its memory limit and evicts nothing: every write fails with OOM, PING still answers.
+# expect: runbook=redis-down cause=memory_full remedy=-
 break_it() {
     redis >/dev/null <<'REDIS'
 SET cache:blob:1 x

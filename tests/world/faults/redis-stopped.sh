@@ -1,5 +1,7 @@
 # shellcheck shell=bash
 # Redis was stopped by hand: /health answers 503 with redisConnected false.
+# expect: runbook=redis-down cause=redis_stopped remedy=start_redis
+# ci: yes
 break_it() {
     docker stop sylion-redis
     poll 10 has_code 503

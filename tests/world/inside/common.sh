@@ -149,3 +149,23 @@ seed_queues() {
         echo "XADD bull:$queue:events * event completed jobId 24"
     done
 }
+
+# queue_jobs QUEUE STATE COUNT AGE: commands that put jobs into a list of a queue, the oldest so many seconds old.
+queue_jobs() {
+    local n now
+    now=$(date +%s%3N)
+    for ((n = 1; n <= $3; n++)); do
+        echo "HSET bull:$1:9$n name job data {\"n\":$n} opts {\"attempts\":3} timestamp $((now - $4 * 1000 + n)) delay 0 priority 0 attemptsMade 0"
+        echo "LPUSH bull:$1:$2 9$n"
+    done
+}
+
+no_workers() { ! redis CLIENT LIST | grep -q ' name=bull:'; }
+evicted() { redis INFO stats | grep -q '^evicted_keys:[1-9]'; }
+
+# redis_as PASSWORD COMMAND…
+redis_as() {
+    local password=$1
+    shift
+    docker exec -i -e REDISCLI_AUTH="$password" sylion-redis redis-cli "$@"
+}

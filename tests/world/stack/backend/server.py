@@ -1,5 +1,6 @@
-"""Stands in for the Sylion backend: real checks, and logs that look like its own."""
+"""Stands in for the Sylion backend: real checks, workers that take real jobs, and logs that look like its own."""
 
+import base64
 import json
 import os
 import re
@@ -17,10 +18,16 @@ VERSION = "1.4.2"
 REQUIRED = ["DATABASE_URL", "REDIS_URL", "JWT_SECRET", "ENCRYPTION_KEY", "WHATSAPP_VERIFY_TOKEN"]
 EMBEDDING_CACHE_MB = 32
 QUEUE = "rag:index-document"
+QUEUES = [QUEUE, "whatsapp:incoming"]
+# One job after the other, as a worker with a concurrency of 1 does.
+JOB_SECONDS = 0.05
+LOCK_MS = 30000
 
 # Set by SIGUSR1: requests are accepted and never answered, as when every
 # connection of a pool is taken and none is given back.
 stuck = threading.Event()
+# Set by SIGUSR2: the workers close, and the rest goes on, as when a worker's process has died.
+idle = threading.Event()
 
 
 def log(level, message, **fields):
@@ -194,6 +201,43 @@ class Api(BaseHTTPRequestHandler):
         return 202, {"status": "queued", "jobId": str(number)}
 
 
+def work(name):
+    """A worker as BullMQ's: its connection named after the queue, a job held by a lock, done or failed at its end."""
+    key = f"bull:{name}:"
+    announced = False
+    while not idle.is_set():
+        try:
+            client = redis.Redis.from_url(os.environ["REDIS_URL"], socket_connect_timeout=1, socket_timeout=5, decode_responses=True,
+                                          client_name="bull:" + base64.b64encode(name.encode()).decode())
+            if not announced:
+                client.ping()
+                # What a worker that died held is taken up again, as BullMQ's does when it starts.
+                for job in client.lrange(key + "active", 0, -1):
+                    if not client.exists(f"{key}{job}:lock"):
+                        client.pipeline().lrem(key + "active", 0, job).rpush(key + "wait", job).execute()
+                log("info", f"Worker listening on {name}")
+                announced = True
+            while not idle.is_set():
+                job = client.blmove(key + "wait", key + "active", 1, "RIGHT", "LEFT")
+                if not job:
+                    continue
+                now = int(time.time() * 1000)
+                client.pipeline().set(f"{key}{job}:lock", "world", px=LOCK_MS).hset(key + job, "processedOn", now).execute()
+                data = client.hget(key + job, "data")
+                time.sleep(JOB_SECONDS)
+                done = client.pipeline().lrem(key + "active", 0, job).delete(f"{key}{job}:lock")
+                if data is None:
+                    done.zadd(key + "failed", {job: now}).hset(key + job, "failedReason", f"Missing key for job {job}")
+                else:
+                    done.zadd(key + "completed", {job: now}).hset(key + job, "finishedOn", now)
+                done.execute()
+        except redis.exceptions.RedisError as error:
+            if announced:
+                log("error", f"Worker of {name} lost Redis: {reason(error, 'redis', 6379)}")
+            announced = False
+            time.sleep(1)
+
+
 def stop(*_):
     log("info", "SIGTERM received, shutting down")
     os._exit(0)
@@ -202,6 +246,7 @@ def stop(*_):
 def main():
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGUSR1, lambda *_: stuck.set())
+    signal.signal(signal.SIGUSR2, lambda *_: idle.set())
     log("info", f"Starting sylion-backend v{VERSION}", env=os.environ.get("NODE_ENV", "development"))
     missing = [name for name in REQUIRED if not os.environ.get(name)]
     if missing:
@@ -217,6 +262,8 @@ def main():
     if redis_connected():
         log("info", f"Redis connected, worker listening on {QUEUE}")
     log("info", f"Server listening on http://0.0.0.0:{server.server_port}", cacheBytes=len(cache))
+    for name in QUEUES:
+        threading.Thread(target=work, args=(name,), daemon=True).start()
     server.serve_forever()
 
 

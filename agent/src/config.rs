@@ -151,13 +151,24 @@ pub struct StackSettings {
     /// Where the stack's PostgreSQL is, `postgresql://user:password@host:port/database`: for a server that is none of
     /// the stack's services, and for another user than the stack's own.
     pub database_url: Option<DatabaseUrl>,
+    /// Where the stack's Redis is, for one outside Docker: `redis://user@cache.internal:6379/0`. Its password is better
+    /// kept in the stack's env file.
+    pub redis_url: Option<DatabaseUrl>,
+    /// Where the admin interface of the knowledge base is, when it is not the backend's published address:
+    /// `http://127.0.0.1:3000`.
+    pub admin_url: Option<String>,
+    /// The variable of the stack's env file that holds the admin interface's bearer token.
+    pub admin_token_env: Option<String>,
 }
 
 impl StackSettings {
     /// What the settings say that must not leave the host.
     pub fn secrets(&self) -> Vec<Secret> {
-        let url = self.database_url.as_ref();
-        url.map(|url| of_variable(b"DATABASE_URL", url.secret().as_bytes())).unwrap_or_default()
+        let urls: [(&[u8], _); 2] = [(b"DATABASE_URL", &self.database_url), (b"REDIS_URL", &self.redis_url)];
+        urls.into_iter()
+            .filter_map(|(name, url)| Some(of_variable(name, url.as_ref()?.secret().as_bytes())))
+            .flatten()
+            .collect()
     }
 }
 

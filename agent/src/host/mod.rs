@@ -15,6 +15,7 @@ pub mod nginx;
 pub mod policy;
 pub mod postgres;
 pub mod redaction;
+pub mod redis;
 pub mod stacks;
 pub mod state;
 pub mod trust;

@@ -183,7 +183,7 @@ async fn named(cx: &Context, stack: &str, service: &str, container: &str) -> Res
 }
 
 /// An inspected container in the catalogue's words; everything but the image's date.
-fn describe(found: &ContainerInspectResponse, now_ms: i64) -> ContainerInspectResult {
+pub(super) fn describe(found: &ContainerInspectResponse, now_ms: i64) -> ContainerInspectResult {
     let labels = found.config.as_ref().and_then(|config| config.labels.as_ref());
     let labelled = |name: &str| labels.and_then(|labels| labels.get(name)).cloned().unwrap_or_default();
     let state = found.state.clone().unwrap_or_default();

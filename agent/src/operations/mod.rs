@@ -10,9 +10,11 @@ mod files;
 mod firewall;
 mod host;
 mod http;
+mod knowledge;
 mod network;
 mod nginx;
 mod postgres;
+mod redis;
 mod sockets;
 mod text;
 mod units;
@@ -129,6 +131,22 @@ pub async fn run(request: request::Operation, cx: &Context) -> Result<result::Op
             postgres::terminate_preview(ask, cx).await.map(Answer::PostgresTerminatePreview)
         }
         Ask::PostgresTerminate(ask) => postgres::terminate(ask, cx).await.map(Answer::PostgresTerminate),
+        Ask::RedisStatus(ask) => redis::status(ask, cx).await.map(Answer::RedisStatus),
+        Ask::RedisQueues(ask) => redis::queues(ask, cx).await.map(Answer::RedisQueues),
+        Ask::RedisPurgeMemory(ask) => redis::purge_memory(ask, cx).await.map(Answer::RedisPurgeMemory),
+        Ask::RedisQueueResume(ask) => redis::resume(ask, cx).await.map(Answer::RedisQueueResume),
+        Ask::RedisFlushPreview(ask) => redis::flush_preview(ask, cx).await.map(Answer::RedisFlushPreview),
+        Ask::RedisFlush(ask) => redis::flush(ask, cx).await.map(Answer::RedisFlush),
+        Ask::KnowledgeQuota(ask) => knowledge::quota(ask, cx).await.map(Answer::KnowledgeQuota),
+        Ask::KnowledgeStats(ask) => knowledge::stats(ask, cx).await.map(Answer::KnowledgeStats),
+        Ask::KnowledgePlan(ask) => knowledge::plan(ask, cx).await.map(Answer::KnowledgePlan),
+        Ask::KnowledgeCounterPreview(ask) => {
+            knowledge::counter_preview(ask, cx).await.map(Answer::KnowledgeCounterPreview)
+        }
+        Ask::KnowledgeCounterReset(ask) => {
+            knowledge::counter_reset(ask, cx).await.map(Answer::KnowledgeCounterReset)
+        }
+        Ask::KnowledgeReindex(ask) => knowledge::reindex(ask, cx).await.map(Answer::KnowledgeReindex),
         Ask::Exec(ask) => exec::exec(ask, cx).await.map(Answer::Exec),
     };
     done.map_err(|mut fault| {

@@ -214,7 +214,7 @@ impl Reader {
                     self.fleet.reported(self.host, self.session, state);
                     Taken::Run
                 }
-                Said::Report(report) => self.runs.report(self.host, report).await,
+                Said::Report(report) => self.runs.report(self.host, *report).await,
                 Said::Nothing => Taken::Run,
             };
             if taken != Taken::Run {
@@ -232,7 +232,8 @@ impl Reader {
 /// What an agent says after its hello.
 enum Said {
     State(v1::HostState),
-    Report(Report),
+    /// Boxed: a result may be hundreds of bytes long.
+    Report(Box<Report>),
     Symptoms(v1::Symptoms),
     /// Something for later versions' record.
     Nothing,
@@ -245,16 +246,17 @@ fn decode(message: FromAgent) -> Result<Said, LinkError> {
         Message::Hello(_) => return Err(LinkError::Malformed("a second hello")),
         Message::State(state) => Said::State(state),
         Message::Symptoms(symptoms) => Said::Symptoms(symptoms),
-        Message::ProbeResult(result) => {
-            Said::Report(Report::Probed { task: task(&result.task)?, outcome: outcome(result.outcome)? })
-        }
+        Message::ProbeResult(result) => Said::Report(Box::new(Report::Probed {
+            task: task(&result.task)?,
+            outcome: outcome(result.outcome)?,
+        })),
         Message::Started(started) => {
-            Said::Report(Report::Started { order: task(&started.order)?, at_ms: started.at_ms })
+            Said::Report(Box::new(Report::Started { order: task(&started.order)?, at_ms: started.at_ms }))
         }
-        Message::Finished(finished) => Said::Report(Report::Finished {
+        Message::Finished(finished) => Said::Report(Box::new(Report::Finished {
             order: task(&finished.order)?,
             outcome: outcome(finished.outcome)?,
-        }),
+        })),
         Message::AuditHead(head) => {
             tracing::debug!(seq = head.seq, "the agent's journal");
             Said::Nothing

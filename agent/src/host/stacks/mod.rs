@@ -9,6 +9,7 @@ mod compose_env;
 mod discovery;
 pub mod dry_run;
 pub mod env_file;
+pub mod env_values;
 pub mod expansion;
 mod images;
 mod memory;

@@ -1,0 +1,132 @@
+//! FLUSHDB: what would be lost, and its losing.
+//!
+//! The server that was looked at is known by its `run_id`, which each start makes anew. Count and loss are one script, so
+//! that no job which came in after the operator signed is lost unseen.
+
+use ::redis::{Value, cmd};
+use vigie_proto::v1::{
+    RedisFlushPreviewRequest, RedisFlushPreviewResult, RedisFlushRequest, RedisFlushResult,
+    RedisQueuesResult, result,
+};
+
+use super::{count, enter, info, list, queues, string};
+use crate::{
+    host::redis::{Session, Trouble},
+    operations::{Context, Fault},
+};
+
+/// Empties the database unless it holds more than was signed for, and leaves word of it for a day.
+const FLUSH: &str = r"
+local jobs = 0
+for _, key in ipairs(KEYS) do
+  local kind = redis.call('TYPE', key).ok
+  if kind == 'list' then jobs = jobs + redis.call('LLEN', key)
+  elseif kind == 'zset' then jobs = jobs + redis.call('ZCARD', key) end
+end
+local keys = redis.call('DBSIZE')
+if keys > tonumber(ARGV[1]) or jobs > tonumber(ARGV[2]) then return {0, keys, jobs} end
+redis.call('FLUSHDB', 'ASYNC')
+redis.call('SET', 'vigie:flushed', ARGV[3], 'EX', 86400)
+return {1, keys, jobs}";
+
+/// The states whose jobs nobody has done yet.
+const UNDONE: [&str; 6] = ["wait", "paused", "active", "delayed", "prioritized", "waiting-children"];
+
+/// Shows what would be lost.
+pub(in crate::operations) async fn preview(
+    request: RedisFlushPreviewRequest,
+    cx: &Context,
+) -> Result<RedisFlushPreviewResult, Fault> {
+    let (stack, place, mut session) = enter(cx, &request.stack, &request.service).await?;
+    let fail = |trouble: Trouble| trouble.fault(&place);
+    let mut found = RedisQueuesResult::default();
+    queues::look(&mut session, queues::prefix(&request.prefix), false, &cx.host, &mut found)
+        .await
+        .map_err(fail)?;
+    let sections = string(&session.ask(&cmd("INFO")).await.map_err(fail)?);
+    let info = info::read(&sections, &std::collections::BTreeMap::new(), place.database);
+    let undone = |queue: &vigie_proto::v1::RedisQueue| {
+        queue.waiting + queue.active + queue.delayed + queue.waiting_children
+    };
+    Ok(RedisFlushPreviewResult {
+        stack: stack.name.clone(),
+        container: place.container_name.clone(),
+        address: place.address.clone(),
+        database: place.database,
+        run_id: run_id(&sections),
+        keys: info.database_keys,
+        jobs_lost: found.queues.iter().map(undone).sum(),
+        failed_lost: found.failed,
+        keys_elsewhere: info.keys.saturating_sub(info.database_keys),
+        scan_complete: found.scan_complete,
+        queues: found.queues,
+    })
+}
+
+/// Empties the database, if it holds no more than what was signed for.
+pub(in crate::operations) async fn flush(
+    request: RedisFlushRequest,
+    cx: &Context,
+) -> Result<RedisFlushResult, Fault> {
+    let Some(result::Operation::RedisFlushPreview(seen)) = &cx.prepared else {
+        return Err(Fault::refused("not_prepared", "nothing was shown of what would be lost")
+            .hint("`vigiectl do redis_flush` shows it before it is signed"));
+    };
+    let (_, place, mut session) = enter(cx, &request.stack, &request.service).await?;
+    let fail = |trouble: Trouble| trouble.fault(&place);
+    let now = server(&mut session).await.map_err(fail)?;
+    if now != seen.run_id || place.database != seen.database {
+        return Err(Fault::refused(
+            "flush_changed",
+            "this is not the server that was looked at, or it started anew",
+        )
+        .hint("prepare the order again"));
+    }
+    if !seen.scan_complete {
+        return Err(Fault::refused("flush_uncounted", "there were too many keys to find every queue")
+            .hint("what would be lost is not known, so that it cannot be signed for"));
+    }
+    let prefix = queues::prefix(&request.prefix);
+    let keys: Vec<String> = seen
+        .queues
+        .iter()
+        .flat_map(|queue| UNDONE.iter().map(move |own| format!("{prefix}:{}:{own}", queue.name)))
+        .collect();
+    let mut script = cmd("EVAL");
+    script.arg(FLUSH).arg(keys.len());
+    for key in &keys {
+        script.arg(key);
+    }
+    script.arg(seen.keys).arg(seen.jobs_lost).arg(chrono::Utc::now().timestamp_millis());
+    let answer = session.ask(&script).await.map_err(fail)?;
+    let [done, keys_before, jobs] = list(&answer) else {
+        return Err(Fault::failed("redis_unavailable", "the script answers nothing that can be read"));
+    };
+    let (keys_before, jobs) = (count(keys_before), count(jobs));
+    if !matches!(done, Value::Int(1)) {
+        let message = format!(
+            "there is more now than was signed for: {keys_before} keys and {jobs} jobs, against {} and {}",
+            seen.keys, seen.jobs_lost
+        );
+        return Err(Fault::refused("flush_changed", message)
+            .hint("stop what adds jobs (the backend), then prepare the order again"));
+    }
+    let keys_after = count(&session.ask(&cmd("DBSIZE")).await.map_err(fail)?);
+    Ok(RedisFlushResult {
+        container: place.container_name.clone(),
+        database: place.database,
+        keys_before,
+        // Its own word of it is none of the stack's.
+        keys_after: keys_after.saturating_sub(1),
+        jobs_lost: jobs,
+    })
+}
+
+async fn server(session: &mut Session) -> Result<String, Trouble> {
+    Ok(run_id(&string(&session.ask(cmd("INFO").arg("server")).await?)))
+}
+
+fn run_id(sections: &str) -> String {
+    let line = sections.lines().find_map(|line| line.strip_prefix("run_id:"));
+    line.unwrap_or_default().trim().to_owned()
+}

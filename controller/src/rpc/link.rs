@@ -211,7 +211,7 @@ impl Reader {
                     Taken::Run
                 }
                 Said::State(state) => {
-                    self.fleet.reported(self.host, self.session, state);
+                    self.fleet.reported(self.host, self.session, *state);
                     Taken::Run
                 }
                 Said::Report(report) => self.runs.report(self.host, *report).await,
@@ -231,8 +231,8 @@ impl Reader {
 
 /// What an agent says after its hello.
 enum Said {
-    State(v1::HostState),
-    /// Boxed: a result may be hundreds of bytes long.
+    /// Boxed, as reports are: both may be hundreds of bytes long.
+    State(Box<v1::HostState>),
     Report(Box<Report>),
     Symptoms(v1::Symptoms),
     /// Something for later versions' record.
@@ -244,7 +244,7 @@ fn decode(message: FromAgent) -> Result<Said, LinkError> {
     let outcome = |outcome: Option<_>| outcome.ok_or(LinkError::Malformed("a report has no outcome"));
     Ok(match message.message.ok_or(LinkError::Malformed("an empty message"))? {
         Message::Hello(_) => return Err(LinkError::Malformed("a second hello")),
-        Message::State(state) => Said::State(state),
+        Message::State(state) => Said::State(Box::new(state)),
         Message::Symptoms(symptoms) => Said::Symptoms(symptoms),
         Message::ProbeResult(result) => Said::Report(Box::new(Report::Probed {
             task: task(&result.task)?,

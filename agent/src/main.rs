@@ -178,7 +178,7 @@ fn journal(state: &Path) -> anyhow::Result<()> {
 fn host(settings: Settings, state: &Path) -> Host {
     let engine = Engine::new(settings.docker_socket.clone());
     let stacks = Stacks::open(state, engine.clone(), settings.stacks.clone());
-    Host::new(settings, engine, stacks)
+    Host::new(settings, engine, stacks).remembering(state, &state.join(JOURNAL))
 }
 
 /// Two workers: an operation that computes does not hold up the link.

@@ -136,7 +136,7 @@ async fn every_probe_on_a_healthy_host() {
     assert!(facts.systemd && facts.privileged && facts.cpus > 0 && facts.memory_bytes > 0, "{facts:?}");
     assert!(facts.system.starts_with("Debian") && !facts.docker_version.is_empty(), "{facts:?}");
     assert!(facts.compose_version.starts_with('2'), "{facts:?}");
-    let load = ask!(world, HostLoad, v1::HostLoadRequest {});
+    let load = ask!(world, HostLoad, v1::HostLoadRequest::default());
     assert!(
         load.memory_available_bytes > 0 && load.memory_available_bytes < load.memory_total_bytes,
         "{load:?}"
@@ -261,7 +261,7 @@ async fn ten_probes_at_once_are_quick() {
             Ask::HttpCheck(v1::HttpCheckRequest { target: HttpTarget::Proxy.into(), ..Default::default() }),
             Ask::FileTail(v1::FileTailRequest { path: "/var/log/nginx/error.log".to_owned(), lines: 50 }),
             Ask::EnvCheck(v1::EnvCheckRequest::default()),
-            Ask::HostLoad(v1::HostLoadRequest {}),
+            Ask::HostLoad(v1::HostLoadRequest::default()),
         ]
     };
     for round in 0..3 {

@@ -9,8 +9,10 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 use bollard::{
     ClientVersion, Docker,
     errors::Error,
-    models::{ContainerInspectResponse, ContainerSummary, ImageInspect},
-    query_parameters::{ListContainersOptionsBuilder, LogsOptionsBuilder, TagImageOptionsBuilder},
+    models::{ContainerInspectResponse, ContainerStatsResponse, ContainerSummary, ImageInspect},
+    query_parameters::{
+        ListContainersOptionsBuilder, LogsOptionsBuilder, StatsOptionsBuilder, TagImageOptionsBuilder,
+    },
 };
 use futures_util::StreamExt as _;
 use tokio::{
@@ -137,6 +139,20 @@ impl Engine {
         self.call("inspect a container", async |client| client.inspect_container(container, None).await)
             .await
             .map_err(|error| error.naming("container", container))
+    }
+
+    /// A container's counters at this moment. Asked for once: the engine does not wait to compare.
+    ///
+    /// # Errors
+    /// When there is none, or the engine cannot be asked.
+    pub async fn stats(&self, container: &str) -> Result<ContainerStatsResponse, EngineError> {
+        let options = StatsOptionsBuilder::default().stream(false).one_shot(true).build();
+        self.call("read a container's counters", async |client| {
+            let answer = client.stats(container, Some(options)).next().await;
+            answer.unwrap_or(Err(Error::RequestTimeoutError))
+        })
+        .await
+        .map_err(|error| error.naming("container", container))
     }
 
     /// One image by name or id.

@@ -3,6 +3,7 @@
 //! Owns everything that an operation may touch, and decides what may run at all. It speaks to [`crate::net`] only by
 //! the messages of [`message`], and trusts nothing in them that an operator did not sign.
 
+pub mod changes;
 pub mod child;
 pub mod clock;
 pub mod dispatch;
@@ -21,9 +22,13 @@ pub mod state;
 pub mod trust;
 pub mod watch;
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use crate::config::{Settings, StackSettings};
+use changes::Changes;
 use docker::Engine;
 use policy::{Policy, PolicyFile};
 use redaction::{Patterns, Redaction, RedactionError, withheld};
@@ -39,6 +44,8 @@ pub struct Host {
     redaction: Redaction,
     settings: Settings,
     privileged: bool,
+    changes: Changes,
+    journal: Option<PathBuf>,
 }
 
 impl Host {
@@ -52,7 +59,27 @@ impl Host {
             redaction: Redaction::default(),
             settings,
             privileged,
+            changes: Changes::default(),
+            journal: None,
         }
+    }
+
+    /// Remembers in its state folder what files and containers were like, and finds its own orders in the journal's.
+    #[must_use]
+    pub fn remembering(mut self, state: &Path, journal: &Path) -> Self {
+        self.changes = Changes::open(state);
+        self.journal = Some(journal.to_owned());
+        self
+    }
+
+    /// What changed here, as far as the agent saw it.
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// The journal's folder; `None` for a host that keeps none.
+    pub fn journal(&self) -> Option<&Path> {
+        self.journal.as_deref()
     }
 
     /// The Docker engine.

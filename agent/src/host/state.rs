@@ -42,6 +42,9 @@ pub async fn watch(host: Arc<Host>, published: watch::Sender<Option<Arc<HostStat
                 tracing::warn!("the stacks could not be looked at in time");
             }
             seen = present;
+            if timeout(PATIENCE, host.changes().look(&host)).await.is_err() {
+                tracing::warn!("what changed could not be looked at in time");
+            }
         }
         if look.is_multiple_of(FACTS_EVERY) || facts.is_none() {
             facts = ask_facts(&host).await.or(facts);
@@ -80,7 +83,12 @@ async fn ask_facts(host: &Arc<Host>) -> Option<HostFactsResult> {
 }
 
 async fn ask_load(host: &Arc<Host>) -> Option<HostLoadResult> {
-    match ask(host, request::Operation::HostLoad(HostLoadRequest {})).await? {
+    match ask(
+        host,
+        request::Operation::HostLoad(HostLoadRequest { brief: true, ..HostLoadRequest::default() }),
+    )
+    .await?
+    {
         result::Operation::HostLoad(load) => Some(load),
         _ => None,
     }

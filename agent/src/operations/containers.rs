@@ -1,5 +1,7 @@
 //! Containers of the Docker engine.
 
+pub(super) mod stats;
+
 use bollard::models::{ContainerInspectResponse, ContainerSummary};
 use vigie_proto::v1::{
     Container, ContainerInspectRequest, ContainerInspectResult, ContainerListRequest, ContainerListResult,

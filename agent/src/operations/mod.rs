@@ -86,7 +86,13 @@ pub async fn run(request: request::Operation, cx: &Context) -> Result<result::Op
     use result::Operation as Answer;
     let done = match request {
         Ask::HostFacts(ask) => host::facts(ask, cx).await.map(Answer::HostFacts),
-        Ask::HostLoad(ask) => host::load(ask, cx).await.map(Answer::HostLoad),
+        Ask::HostLoad(ask) => host::load::load(ask, cx).await.map(Answer::HostLoad),
+        Ask::HostProcesses(ask) => host::processes::list(ask, cx).await.map(Answer::HostProcesses),
+        Ask::DiskIo(ask) => host::disks::io(ask, cx).await.map(Answer::DiskIo),
+        Ask::HostJobs(ask) => host::jobs::list(ask, cx).await.map(Answer::HostJobs),
+        Ask::HostChanges(ask) => host::changes::list(ask, cx).await.map(Answer::HostChanges),
+        Ask::JobDefer(ask) => host::defer::defer(ask, cx).await.map(Answer::JobDefer),
+        Ask::JobResume(ask) => host::defer::resume(ask, cx).await.map(Answer::JobResume),
         Ask::UnitStatus(ask) => units::status(ask, cx).await.map(Answer::UnitStatus),
         Ask::UnitRestart(ask) => units::restart(ask, cx).await.map(Answer::UnitRestart),
         Ask::NginxTest(ask) => nginx::test(ask, cx).await.map(Answer::NginxTest),
@@ -107,6 +113,8 @@ pub async fn run(request: request::Operation, cx: &Context) -> Result<result::Op
         Ask::ContainerInspect(ask) => containers::inspect(ask, cx).await.map(Answer::ContainerInspect),
         Ask::ContainerLogs(ask) => containers::logs(ask, cx).await.map(Answer::ContainerLogs),
         Ask::ContainerRestart(ask) => containers::restart(ask, cx).await.map(Answer::ContainerRestart),
+        Ask::SocketSummary(ask) => sockets::summary::summary(ask, cx).await.map(Answer::SocketSummary),
+        Ask::ContainerStats(ask) => containers::stats::stats(ask, cx).await.map(Answer::ContainerStats),
         Ask::ComposePs(ask) => compose::ps(ask, cx).await.map(Answer::ComposePs),
         Ask::ComposeConfig(ask) => compose::config(ask, cx).await.map(Answer::ComposeConfig),
         Ask::ComposeBuildCheck(ask) => compose::build_check(ask, cx).await.map(Answer::ComposeBuildCheck),

@@ -1,5 +1,7 @@
 //! Listening TCP sockets, from /proc.
 
+pub(super) mod summary;
+
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     fs,

@@ -9,7 +9,7 @@ use vigie_proto::v1::{
 use crate::support::{Controller, all, new_run, operation};
 
 fn load() -> v1::RunSpec {
-    operation(all(), Operation::HostLoad(HostLoadRequest {}))
+    operation(all(), Operation::HostLoad(HostLoadRequest::default()))
 }
 
 fn loaded() -> Outcome {
@@ -69,7 +69,7 @@ async fn a_retry_is_the_same_run_and_another_request_is_none() {
     let again = operator.submit(&run, load()).await.unwrap();
     assert_eq!((again.run, again.opened_at_ms), (first.run, first.opened_at_ms));
     let narrower = Selector { hosts: "vps1".to_owned(), ..Default::default() };
-    let other = operation(narrower, Operation::HostLoad(HostLoadRequest {}));
+    let other = operation(narrower, Operation::HostLoad(HostLoadRequest::default()));
     let error = operator.submit(&run, other).await.unwrap_err();
     assert_eq!(error.code(), Code::AlreadyExists);
     let listed = operator.runs.list_runs(v1::ListRunsRequest::default()).await.unwrap().into_inner().runs;
@@ -156,7 +156,7 @@ async fn a_host_speaks_for_itself_alone() {
         (victim.session(&controller).await.unwrap(), liar.session(&controller).await.unwrap());
     let run = new_run();
     let only = Selector { hosts: "vps1".to_owned(), ..Default::default() };
-    operator.submit(&run, operation(only, Operation::HostLoad(HostLoadRequest {}))).await.unwrap();
+    operator.submit(&run, operation(only, Operation::HostLoad(HostLoadRequest::default()))).await.unwrap();
     let mut watch = operator.watch(&run, 0, true).await;
     let probe = victim.probe().await;
     let fine = HostLoadResult { cpus: 99, ..Default::default() };

@@ -35,6 +35,50 @@ pub fn look(folder: &Path) -> io::Result<(Vec<Line>, Option<u64>)> {
     }
 }
 
+/// What an order did here, in the journal's words.
+pub struct Action {
+    pub at_ms: i64,
+    pub operation: &'static str,
+    pub stack: String,
+    pub person: String,
+    /// A short word such as `succeeded`; empty while it runs, and where its end is not known.
+    pub outcome: String,
+}
+
+/// Every order that began since a moment, oldest first.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn actions(folder: &Path, since_ms: i64) -> io::Result<Vec<Action>> {
+    let (lines, _) = look(folder)?;
+    let mut found: Vec<(String, Action)> = Vec::new();
+    for line in lines {
+        match line.record.entry {
+            Some(Entry::Started(started)) if line.record.at_ms >= since_ms => {
+                let Some(mut operation) = started.request.and_then(|request| request.operation) else {
+                    continue;
+                };
+                let action = Action {
+                    at_ms: line.record.at_ms,
+                    operation: operation.name(),
+                    stack: operation.stack_mut().map(|stack| stack.clone()).unwrap_or_default(),
+                    person: started.person,
+                    outcome: String::new(),
+                };
+                found.push((started.order, action));
+            }
+            Some(Entry::Finished(finished)) => {
+                if let Some((_, action)) = found.iter_mut().find(|(order, _)| *order == finished.order) {
+                    let outcome = Outcome::decode(finished.outcome.as_slice()).unwrap_or_default();
+                    outcome.status().word().clone_into(&mut action.outcome);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(found.into_iter().map(|(_, action)| action).collect())
+}
+
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = chrono::DateTime::from_timestamp_millis(self.record.at_ms).unwrap_or_default();

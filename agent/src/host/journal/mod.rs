@@ -30,7 +30,7 @@ use vigie_proto::{
 
 pub use file::FileStorage;
 pub use index::{Index, Standing};
-pub use look::{Line, look};
+pub use look::{Action, Line, actions, look};
 pub use record::{Denied, Entry, Finished, Opened, Record, Started};
 pub use service::{Handle, Service};
 pub use storage::Storage;

@@ -354,7 +354,7 @@ fn signatures_that_do_not_fit_are_rejected() {
 
 #[test]
 fn a_single_operation_reports_each_host() {
-    let load = Request { operation: Some(request::Operation::HostLoad(HostLoadRequest {})) };
+    let load = Request { operation: Some(request::Operation::HostLoad(HostLoadRequest::default())) };
     let mut world = World::new(3, &Kind::Operation(load));
     world.connected.remove(&world.hosts[2]);
     assert_eq!(world.finish(), (RunVerdict::Unreachable, "1 of 3 unreachable".to_owned()));

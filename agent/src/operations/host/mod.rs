@@ -1,11 +1,37 @@
-//! The machine itself: what it is, and how loaded it is.
+//! The machine itself: what it is, how loaded it is and by whom, what it runs by the clock, and what changed on it.
 
-use std::fs;
+pub(super) mod changes;
+pub(super) mod defer;
+pub(super) mod disks;
+pub(super) mod jobs;
+mod kernel_log;
+pub(super) mod load;
+mod owners;
+pub(super) mod processes;
+mod sample;
+
+use std::{fs, time::Duration};
 
 use procfs::{Current as _, CurrentSI as _};
-use vigie_proto::v1::{HostFactsRequest, HostFactsResult, HostLoadRequest, HostLoadResult};
+use tokio::time::Instant;
+use vigie_proto::v1::{HostFactsRequest, HostFactsResult};
 
 use super::{Context, Fault};
+
+/// What is left for the rest of an operation after its interval.
+const REST: Duration = Duration::from_secs(2);
+
+/// Over how long to measure: what was asked for, as far as the deadline leaves it.
+fn interval(asked_ms: u32, otherwise: Duration, cx: &Context) -> Duration {
+    let wanted = if asked_ms == 0 { otherwise } else { Duration::from_millis(asked_ms.into()) };
+    let left = cx.deadline.saturating_duration_since(Instant::now()).saturating_sub(REST);
+    wanted.min(left).max(Duration::from_millis(100))
+}
+
+/// Two digits are what a person reads.
+fn hundredth(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
 
 /// Tells what the machine is.
 pub(super) async fn facts(_: HostFactsRequest, cx: &Context) -> Result<HostFactsResult, Fault> {
@@ -29,30 +55,6 @@ pub(super) async fn facts(_: HostFactsRequest, cx: &Context) -> Result<HostFacts
         compose_version: compose.map(|compose| compose.version.clone()).unwrap_or_default(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         privileged: cx.host.privileged(),
-    })
-}
-
-/// Reads load, memory, swap, pressure and out-of-memory kills.
-pub(super) async fn load(_: HostLoadRequest, _: &Context) -> Result<HostLoadResult, Fault> {
-    let load = procfs::LoadAverage::current().map_err(unreadable)?;
-    let memory = procfs::Meminfo::current().map_err(unreadable)?;
-    let counters = procfs::VmStat::current().map_err(unreadable)?;
-    // Kernels without pressure information have no such files.
-    let percent =
-        |record: Option<procfs::PressureRecord>| record.map_or(0.0, |record| f64::from(record.avg10));
-    Ok(HostLoadResult {
-        load_1: f64::from(load.one),
-        load_5: f64::from(load.five),
-        load_15: f64::from(load.fifteen),
-        cpus: cpus()?,
-        memory_total_bytes: memory.mem_total,
-        memory_available_bytes: memory.mem_available.unwrap_or(memory.mem_free),
-        swap_total_bytes: memory.swap_total,
-        swap_used_bytes: memory.swap_total.saturating_sub(memory.swap_free),
-        oom_kills: counters.0.get("oom_kill").copied().and_then(|n| u64::try_from(n).ok()).unwrap_or(0),
-        cpu_pressure: percent(procfs::CpuPressure::current().ok().map(|pressure| pressure.some)),
-        memory_pressure: percent(procfs::MemoryPressure::current().ok().map(|pressure| pressure.some)),
-        io_pressure: percent(procfs::IoPressure::current().ok().map(|pressure| pressure.some)),
     })
 }
 

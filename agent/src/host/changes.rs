@@ -1,0 +1,524 @@
+//! What changed on this host: containers and files, compared with what they were when the agent last looked.
+//!
+//! Owns `changes.json` in the agent's state folder, which holds digests, names and a bounded history, and no value of
+//! any variable: what a variable was is kept as a keyed digest, so that a change is seen and nothing can be read from
+//! it. Packages, reboots and orders have records of their own on the host and are read there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fs, io,
+    io::Write as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Mutex;
+use vigie_proto::v1::Change;
+
+use super::{Host, docker::container, stacks::env_file::EnvNames};
+
+/// The format's number. A file of a later one is left alone.
+const VERSION: u32 = 1;
+
+/// Weeks of a host that is deployed daily.
+const HISTORY: usize = 300;
+
+/// Files that are watched; a configuration of more is no configuration of one machine.
+const FILES: usize = 1000;
+
+/// A configuration file larger than this is none.
+const LONGEST: u64 = 1024 * 1024;
+
+const NGINX: &str = "/etc/nginx";
+
+/// What the agent knows of the past.
+#[derive(Default)]
+pub struct Changes {
+    path: Option<PathBuf>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Known {
+    version: u32,
+    /// 0 until the first look, which finds nothing changed.
+    since_ms: i64,
+    looked_ms: i64,
+    /// Keys the digests of variables.
+    salt: String,
+    files: BTreeMap<PathBuf, SeenFile>,
+    containers: BTreeMap<String, SeenContainer>,
+    /// Oldest first.
+    history: VecDeque<Noted>,
+    /// Set where the file must not be written over.
+    #[serde(skip)]
+    sealed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SeenFile {
+    kind: Kind,
+    stack: String,
+    /// What tells without reading that a file is as it was.
+    stamp: (i64, i64, u64, u64),
+    digest: String,
+    /// Of an env file: names, with keyed digests of their values.
+    names: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Compose,
+    Env,
+    Nginx,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Compose => "compose",
+            Self::Env => "env",
+            Self::Nginx => "nginx",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SeenContainer {
+    id: String,
+    image: String,
+    image_id: String,
+    stack: String,
+    service: String,
+    created_ms: i64,
+}
+
+/// A change as it is written down.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct Noted {
+    at_ms: i64,
+    kind: String,
+    what: String,
+    says: String,
+    stack: String,
+    service: String,
+    before: String,
+    after: String,
+    added: Vec<String>,
+    removed: Vec<String>,
+    changed: Vec<String>,
+}
+
+impl Changes {
+    /// What this state folder remembers. A file that cannot be read begins anew, and says so in the agent's log; one
+    /// of a later agent is left alone.
+    pub fn open(state: &Path) -> Self {
+        let path = state.join("changes.json");
+        let known = match fs::read(&path) {
+            Ok(text) => match serde_json::from_slice::<Known>(&text) {
+                Ok(known) if known.version <= VERSION => known,
+                Ok(_) => Known { sealed: true, ..Known::default() },
+                Err(error) => {
+                    tracing::warn!(%error, "what changed earlier is not remembered");
+                    Known::default()
+                }
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Known::default(),
+            Err(error) => {
+                tracing::warn!(%error, "what changed earlier is not remembered");
+                Known { sealed: true, ..Known::default() }
+            }
+        };
+        Self { path: Some(path), known: Mutex::new(known) }
+    }
+
+    /// Looks at files and containers again, and notes what is not as it was.
+    pub async fn look(&self, host: &Host) {
+        let mut known = self.known.lock().await;
+        let now = chrono::Utc::now().timestamp_millis();
+        let first = known.since_ms == 0;
+        if first {
+            let mut salt = [0; 32];
+            if getrandom::fill(&mut salt).is_err() {
+                // Without a secret of its own it would keep digests that can be guessed at.
+                return;
+            }
+            (known.salt, known.since_ms, known.version) = (HEXLOWER.encode(&salt), now, VERSION);
+        }
+        let mut noted = Vec::new();
+        // An engine that does not answer has not lost its containers.
+        if let Ok(all) = host.docker().containers(None).await {
+            let present = all
+                .iter()
+                .map(|found| {
+                    let own = container(found);
+                    let seen = SeenContainer {
+                        id: own.id,
+                        image: own.image,
+                        image_id: found.image_id.clone().unwrap_or_default(),
+                        stack: own.stack,
+                        service: own.service,
+                        created_ms: found.created.unwrap_or_default().saturating_mul(1000),
+                    };
+                    (own.name, seen)
+                })
+                .collect();
+            noted.extend(containers(&known.containers, &present, now));
+            known.containers = present;
+        }
+        let (places, before, salt, looked) =
+            (places(host), known.files.clone(), known.salt.clone(), known.looked_ms);
+        let files = tokio::task::spawn_blocking(move || {
+            let present = files(&places, &before, &salt);
+            (compare(&before, &present, looked, now), present)
+        });
+        if let Ok((changed, present)) = files.await {
+            noted.extend(changed);
+            known.files = present;
+        }
+        known.looked_ms = now;
+        if !first && !noted.is_empty() {
+            known.history.extend(noted);
+            let excess = known.history.len().saturating_sub(HISTORY);
+            known.history.drain(..excess);
+        } else if !first {
+            return;
+        }
+        self.save(&known);
+    }
+
+    /// What was noted since a moment, and since when this is watched.
+    pub async fn since(&self, since_ms: i64) -> (Vec<Change>, i64) {
+        let known = self.known.lock().await;
+        let noted = known.history.iter().filter(|noted| noted.at_ms >= since_ms);
+        (noted.map(Noted::told).collect(), known.since_ms)
+    }
+
+    /// Writes everything, whole or not at all. What cannot be written is found again by the next agent.
+    fn save(&self, known: &Known) {
+        let Some(path) = self.path.as_ref().filter(|_| !known.sealed) else { return };
+        let write = || -> io::Result<()> {
+            let text = serde_json::to_vec(known)?;
+            let fresh = path.with_extension("json.new");
+            let mut file = fs::OpenOptions::new();
+            let mut out = file.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+            out.write_all(&text)?;
+            out.sync_all()?;
+            fs::rename(&fresh, path)
+        };
+        if let Err(error) = write() {
+            tracing::warn!(%error, "what changed cannot be remembered");
+        }
+    }
+}
+
+impl Noted {
+    fn told(&self) -> Change {
+        let own = self.clone();
+        Change {
+            at_ms: own.at_ms,
+            kind: own.kind,
+            what: own.what,
+            says: own.says,
+            stack: own.stack,
+            service: own.service,
+            person: String::new(),
+            before: own.before,
+            after: own.after,
+            added: own.added,
+            removed: own.removed,
+            changed: own.changed,
+        }
+    }
+}
+
+fn containers(
+    before: &BTreeMap<String, SeenContainer>,
+    present: &BTreeMap<String, SeenContainer>,
+    now: i64,
+) -> Vec<Noted> {
+    let noted = |name: &String, seen: &SeenContainer, at_ms: i64, says: String| Noted {
+        at_ms,
+        kind: "deployment".to_owned(),
+        what: name.clone(),
+        says,
+        stack: seen.stack.clone(),
+        service: seen.service.clone(),
+        ..Noted::default()
+    };
+    let mut found = Vec::new();
+    for (name, seen) in present {
+        let at_ms = if seen.created_ms > 0 { seen.created_ms.min(now) } else { now };
+        match before.get(name) {
+            Some(then) if then.id == seen.id => {}
+            Some(then) if then.image_id == seen.image_id => {
+                found.push(noted(name, seen, at_ms, format!("recreated from the same image {}", seen.image)));
+            }
+            Some(then) => found.push(Noted {
+                before: then.image_id.clone(),
+                after: seen.image_id.clone(),
+                ..noted(
+                    name,
+                    seen,
+                    at_ms,
+                    format!(
+                        "deployed from another image: {} instead of {}",
+                        named(&seen.image, &seen.image_id),
+                        named(&then.image, &then.image_id)
+                    ),
+                )
+            }),
+            None => found.push(Noted {
+                after: seen.image_id.clone(),
+                ..noted(name, seen, at_ms, format!("created from {}", named(&seen.image, &seen.image_id)))
+            }),
+        }
+    }
+    let gone = before.iter().filter(|(name, _)| !present.contains_key(*name));
+    found.extend(gone.map(|(name, seen)| noted(name, seen, now, "removed".to_owned())));
+    found
+}
+
+/// `sylion-backend (3f2a90c1b4d5)`
+fn named(image: &str, id: &str) -> String {
+    let id = id.trim_start_matches("sha256:");
+    format!("{image} ({})", id.get(..12).unwrap_or(id))
+}
+
+/// Every file that is watched, with what it is and whose.
+fn places(host: &Host) -> BTreeMap<PathBuf, (Kind, String)> {
+    let mut places = BTreeMap::new();
+    for stack in host.stacks().all() {
+        let mut env: BTreeSet<PathBuf> = stack.effective_env_files().into_iter().collect();
+        env.extend(stack.service_env_files.iter().flatten().cloned());
+        env.extend(
+            stack.compose_env.values().map(|value| stack.directory.join(value)).filter(|path| path.is_file()),
+        );
+        places.extend(env.into_iter().map(|path| (path, (Kind::Env, stack.name.clone()))));
+        places.extend(
+            stack.config_files.iter().map(|path| (path.clone(), (Kind::Compose, stack.name.clone()))),
+        );
+    }
+    let mut folders = vec![PathBuf::from(NGINX)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            // A link to a folder may lead round; a link to a file is how sites are enabled.
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                folders.push(path);
+            } else if path.is_file() {
+                places.insert(path, (Kind::Nginx, String::new()));
+            }
+            if places.len() > FILES {
+                return places;
+            }
+        }
+    }
+    places
+}
+
+fn files(
+    places: &BTreeMap<PathBuf, (Kind, String)>,
+    before: &BTreeMap<PathBuf, SeenFile>,
+    salt: &str,
+) -> BTreeMap<PathBuf, SeenFile> {
+    let mut present = BTreeMap::new();
+    for (path, (kind, stack)) in places {
+        let Ok(data) = fs::metadata(path) else { continue };
+        let stamp = (data.mtime(), data.ctime(), data.size(), data.ino());
+        if let Some(same) = before.get(path).filter(|then| then.stamp == stamp) {
+            present.insert(path.clone(), same.clone());
+            continue;
+        }
+        if data.len() > LONGEST {
+            continue;
+        }
+        match fs::read(path) {
+            Ok(bytes) => {
+                let names = if *kind == Kind::Env { variables(&bytes, salt) } else { BTreeMap::new() };
+                // A digest of a file of secrets is theirs too.
+                let digest = if *kind == Kind::Env {
+                    keyed(salt, &bytes)
+                } else {
+                    HEXLOWER.encode(&Sha256::digest(&bytes))
+                };
+                present.insert(
+                    path.clone(),
+                    SeenFile { kind: *kind, stack: stack.clone(), stamp, digest, names },
+                );
+            }
+            // What cannot be read at this moment has not changed.
+            Err(_) => drop(before.get(path).map(|then| present.insert(path.clone(), then.clone()))),
+        }
+    }
+    present
+}
+
+/// The names that an env file sets, each with a keyed digest of what it is set to.
+fn variables(bytes: &[u8], salt: &str) -> BTreeMap<String, String> {
+    let text = String::from_utf8_lossy(bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    let names = EnvNames::parse(&text).set();
+    let begins = |line: &str| -> Option<String> {
+        let line = line.trim_start();
+        let (name, _) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
+        names.get(name.trim()).cloned()
+    };
+    let mut found = BTreeMap::new();
+    let mut open: Option<(String, String)> = None;
+    for line in lines {
+        if let Some(name) = begins(line) {
+            found.extend(open.take().map(|(name, value)| (name, keyed(salt, value.as_bytes()))));
+            open = Some((name, line.trim().to_owned()));
+        } else if let Some((_, value)) =
+            open.as_mut().filter(|_| !line.trim_start().starts_with('#') && !line.trim().is_empty())
+        {
+            value.push_str(line);
+        }
+    }
+    found.extend(open.map(|(name, value)| (name, keyed(salt, value.as_bytes()))));
+    found
+}
+
+fn keyed(salt: &str, bytes: &[u8]) -> String {
+    let mut digest = Sha256::new();
+    digest.update(salt.as_bytes());
+    digest.update(bytes);
+    HEXLOWER.encode(&digest.finalize()[..12])
+}
+
+fn compare(
+    before: &BTreeMap<PathBuf, SeenFile>,
+    present: &BTreeMap<PathBuf, SeenFile>,
+    looked_ms: i64,
+    now: i64,
+) -> Vec<Noted> {
+    let noted = |path: &Path, seen: &SeenFile, at_ms: i64, says: String| Noted {
+        at_ms,
+        kind: seen.kind.word().to_owned(),
+        what: path.display().to_string(),
+        says,
+        stack: seen.stack.clone(),
+        ..Noted::default()
+    };
+    let mut found = Vec::new();
+    for (path, seen) in present {
+        // A file that was copied with its time bears one from long before.
+        let written = seen.stamp.0.saturating_mul(1000);
+        let at_ms = if (looked_ms..=now).contains(&written) { written } else { now };
+        let Some(then) = before.get(path) else {
+            found.push(Noted { after: short(seen), ..noted(path, seen, at_ms, "appeared".to_owned()) });
+            continue;
+        };
+        if then.digest == seen.digest {
+            continue;
+        }
+        let names = |a: &SeenFile, b: &SeenFile| -> Vec<String> {
+            a.names.keys().filter(|name| !b.names.contains_key(*name)).cloned().collect()
+        };
+        let (added, removed) = (names(seen, then), names(then, seen));
+        let changed: Vec<String> = seen
+            .names
+            .iter()
+            .filter(|(name, value)| then.names.get(*name).is_some_and(|old| old != *value))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let mut parts = Vec::new();
+        for (word, names) in [("added", &added), ("removed", &removed), ("changed", &changed)] {
+            if !names.is_empty() {
+                parts.push(format!("{word} {}", names.join(", ")));
+            }
+        }
+        let says = if parts.is_empty() { "changed".to_owned() } else { parts.join("; ") };
+        found.push(Noted {
+            before: short(then),
+            after: short(seen),
+            added,
+            removed,
+            changed,
+            ..noted(path, seen, at_ms, says)
+        });
+    }
+    let gone = before.iter().filter(|(path, _)| !present.contains_key(*path) && !path.exists());
+    found.extend(
+        gone.map(|(path, seen)| Noted {
+            before: short(seen),
+            ..noted(path, seen, now, "removed".to_owned())
+        }),
+    );
+    found
+}
+
+/// Twelve digits tell files apart; those of env files are keyed and tell nothing else.
+fn short(seen: &SeenFile) -> String {
+    seen.digest.get(..12).unwrap_or(&seen.digest).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(path: &Path, kind: Kind) -> BTreeMap<PathBuf, (Kind, String)> {
+        BTreeMap::from([(path.to_owned(), (kind, "shop".to_owned()))])
+    }
+
+    #[test]
+    fn variables_change_by_name_and_no_value_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(".env");
+        fs::write(&path, "A=hunter2\nB=\"two\nlines\"\n# C=no\nD=1\n").unwrap();
+        let before = files(&at(&path, Kind::Env), &BTreeMap::new(), "salt");
+        assert_eq!(before[&path].names.keys().collect::<Vec<_>>(), ["A", "B", "D"]);
+        assert!(!serde_json::to_string(&before.values().collect::<Vec<_>>()).unwrap().contains("hunter2"));
+        fs::write(&path, "A=hunter2\nB=\"two\nother lines\"\nE=5\n").unwrap();
+        let present = files(&at(&path, Kind::Env), &before, "salt");
+        let found = compare(&before, &present, 0, i64::MAX);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].says, "added E; removed D; changed B");
+        assert_eq!((found[0].kind.as_str(), found[0].stack.as_str()), ("env", "shop"));
+        fs::remove_file(&path).unwrap();
+        let gone = files(&at(&path, Kind::Env), &present, "salt");
+        assert_eq!(compare(&present, &gone, 0, 5)[0].says, "removed");
+        assert!(compare(&present, &present, 0, 5).is_empty());
+    }
+
+    #[test]
+    fn another_image_is_a_deployment() {
+        let seen = |id: &str, image_id: &str| SeenContainer {
+            id: id.to_owned(),
+            image: "shop".to_owned(),
+            image_id: format!("sha256:{image_id}"),
+            stack: "shop".to_owned(),
+            service: "web".to_owned(),
+            created_ms: 7,
+        };
+        let one = |id: &str, image: &str| BTreeMap::from([("shop-web".to_owned(), seen(id, image))]);
+        assert!(containers(&one("1", "a"), &one("1", "a"), 9).is_empty());
+        assert_eq!(
+            containers(&one("1", "a"), &one("2", "a"), 9)[0].says,
+            "recreated from the same image shop"
+        );
+        let found = &containers(&one("1", "a"), &one("2", "b"), 9)[0];
+        assert_eq!((found.before.as_str(), found.after.as_str(), found.at_ms), ("sha256:a", "sha256:b", 7));
+        assert_eq!(containers(&one("1", "a"), &BTreeMap::new(), 9)[0].says, "removed");
+    }
+
+    #[test]
+    fn a_damaged_memory_begins_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("changes.json"), "{").unwrap();
+        let known = Changes::open(folder.path()).known.into_inner();
+        assert!(known.history.is_empty() && !known.sealed);
+        fs::write(
+            folder.path().join("changes.json"),
+            r#"{"version":9,"since_ms":1,"looked_ms":1,"salt":"","files":{},"containers":{},"history":[]}"#,
+        )
+        .unwrap();
+        assert!(Changes::open(folder.path()).known.into_inner().sealed);
+    }
+}

@@ -34,5 +34,8 @@ pub use rollout::{Batch, Rollout};
 
 /// The runbooks that every program carries: their ids and their texts.
 pub fn shipped() -> &'static [(&'static str, &'static str)] {
-    &[("backend-502", include_str!("../../../deploy/runbooks/backend-502.yaml"))]
+    &[
+        ("backend-502", include_str!("../../../deploy/runbooks/backend-502.yaml")),
+        ("high-load", include_str!("../../../deploy/runbooks/high-load.yaml")),
+    ]
 }

@@ -68,6 +68,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         selection: Selection,
     },
+    /// What changed on hosts, newest first: deployments, files, packages, reboots, Vigie's own actions
+    Changes(Changes),
     /// Find out what is wrong, with evidence; changes nothing
     Diagnose(Diagnose),
     /// Show exactly what a runbook's remedy would do, and where; changes nothing
@@ -124,6 +126,19 @@ pub(crate) struct Login {
     /// Log in anew although this context exists; its keys are replaced
     #[arg(long)]
     pub replace: bool,
+}
+
+/// What changed, where, and since when.
+#[derive(Debug, Args)]
+pub(crate) struct Changes {
+    #[command(flatten)]
+    pub selection: Selection,
+    /// How far back to look: `2h`, `7d`
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "24h")]
+    pub since: Duration,
+    /// How many at most from each host
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub limit: u32,
 }
 
 /// A runbook, where, and with what.

@@ -1,5 +1,6 @@
 //! What each command does: `<noun>/<verb>.rs`, or a file of its own for a verb alone.
 
+mod changes;
 mod diagnose;
 mod exec;
 mod hosts;
@@ -25,6 +26,7 @@ pub(crate) async fn dispatch(command: Command, invocation: &mut Invocation) -> R
     match command {
         Command::Login(login) => login::run(invocation, login).await,
         Command::Status { selection } => status::run(invocation, &selection).await,
+        Command::Changes(changes) => changes::run(invocation, changes).await,
         Command::Diagnose(call) => diagnose::diagnose(invocation, call).await,
         Command::Plan(call) => diagnose::run(invocation, call.runbook, RunMode::Plan, call.remedy).await,
         Command::Run(call) => diagnose::run(invocation, call.runbook, RunMode::Run, call.remedy).await,

@@ -97,6 +97,7 @@ pub(crate) fn body(view: &RunView, look: &Look) -> String {
             Health::Broken => {
                 text.push_str(&format!("{} {}\n", look.red("✗"), look.bold(&label)));
                 text.push_str(&findings(view, &group, look));
+                text.push_str(&super::changes::lately(view, &group.targets, look));
             }
             Health::Unknown => {
                 let why = "nothing is confirmed, and not everything is ruled out";

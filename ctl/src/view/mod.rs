@@ -3,6 +3,7 @@
 //! Each view takes what there is and a [`Look`](crate::output::look::Look). Every text that comes from a host or the
 //! controller is escaped here, before it is put together with anything else.
 
+pub(crate) mod changes;
 pub(crate) mod diagnose;
 pub(crate) mod diagnose_json;
 pub(crate) mod hosts;

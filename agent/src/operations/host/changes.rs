@@ -138,6 +138,8 @@ fn packages(log: &str, since_ms: i64) -> Vec<Change> {
         let fields: Vec<&str> = line.split(' ').collect();
         let [day, time, verb, package, before, after, ..] = fields.as_slice() else { continue };
         let verb = match *verb {
+            // Configured again, and the same.
+            "upgrade" if before == after => continue,
             "install" => "installed",
             "upgrade" => "upgraded",
             "remove" | "purge" => "removed",

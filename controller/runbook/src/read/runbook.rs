@@ -473,7 +473,9 @@ fn idle(runbook: &Runbook, places: &Places, reader: &mut Reader<'_>) {
 
     for (probe, span) in runbook.probes.iter().zip(&places.probes) {
         let waited_for = runbook.probes.iter().any(|other| other.after.contains(&probe.id));
-        if !waited_for && !mentioned.iter().any(|mentioned| mentioned.probes.contains(&probe.id)) {
+        // What changed is shown beside the verdict, whatever the rules say.
+        let shown = probe.call.operation.name == "host_changes";
+        if !waited_for && !shown && !mentioned.iter().any(|mentioned| mentioned.probes.contains(&probe.id)) {
             reader.warn(*span, format!("no rule looks at the probe `{}`", probe.id), "");
         }
     }

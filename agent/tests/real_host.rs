@@ -29,6 +29,8 @@ use vigie_proto::v1::{
 
 #[path = "real_host/postgres.rs"]
 mod postgres;
+#[path = "real_host/redis.rs"]
+mod redis;
 
 /// Collects what an operation says while it runs.
 #[derive(Default)]

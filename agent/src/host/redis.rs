@@ -441,7 +441,7 @@ pub async fn knock(place: &mut Place) -> Knock {
     }
     let trouble = match refused {
         Some(trouble) => Some(trouble),
-        None => session.ask(&cmd("PING")).await.err(),
+        None => session.ask(&cmd("PING")).await.err().filter(|trouble| trouble.state != "misconf"),
     };
     // One that hangs is of no more use.
     let gone = trouble.as_ref().is_some_and(|trouble| matches!(trouble.state, "hung" | "unreachable"));
@@ -553,7 +553,7 @@ fn hello(line: &Option<String>) -> Greeting {
     match trouble.state {
         "password_unknown" => Greeting::Password,
         // It lets in, and tells more.
-        "loading" | "master_down" | "busy" => Greeting::Open,
+        "loading" | "master_down" | "busy" | "misconf" => Greeting::Open,
         _ => Greeting::Trouble(trouble),
     }
 }
@@ -569,6 +569,8 @@ fn trouble_of(error: &str) -> Trouble {
         "MASTERDOWN" => "master_down",
         "DENIED" => "protected",
         "NOPERM" => "no_permission",
+        // PING is refused like a write while snapshots fail; reads are served.
+        "MISCONF" => "misconf",
         "ERR" if rest.starts_with("max number of clients") => "max_clients",
         // Before Redis 6.
         "ERR" if rest.starts_with("invalid password") => "wrong_password",
@@ -652,6 +654,10 @@ mod tests {
             ("-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", "open"),
             (
                 "-BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+                "open",
+            ),
+            (
+                "-MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
                 "open",
             ),
             ("HTTP/1.1 400 Bad Request", "protocol"),

@@ -5,7 +5,7 @@ break_it() {
     local n now
     now=$(date +%s%3N)
     for n in {101..118}; do
-        echo "HSET bull:whatsapp:incoming:$n name incoming data {\"n\":$n} opts {\"attempts\":3} attemptsMade 3 timestamp $((now - 60000)) processedOn $((now - 50000)) finishedOn $((now - 40000)) failedReason \"Cannot read properties of undefined (reading 'wa_id') in message $n\""
+        echo "HSET bull:whatsapp:incoming:$n name incoming data '{\"n\":$n}' opts '{\"attempts\":3}' attemptsMade 3 timestamp $((now - 60000)) processedOn $((now - 50000)) finishedOn $((now - 40000)) failedReason \"Cannot read properties of undefined (reading 'wa_id') in message $n\""
         echo "ZADD bull:whatsapp:incoming:failed $((now - 40000 + n)) $n"
     done | redis >/dev/null
 }

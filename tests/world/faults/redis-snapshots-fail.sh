@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# A folder lies where Redis puts its snapshot: saving fails, and Redis refuses every write (MISCONF) while PING answers.
+# A folder lies where Redis puts its snapshot: saving fails, and Redis refuses every write, and PING with them (MISCONF).
 # expect: runbook=redis-down cause=snapshots_fail remedy=-
 break_it() {
     docker exec sylion-redis sh -c 'rm -f /data/dump.rdb && mkdir /data/dump.rdb'

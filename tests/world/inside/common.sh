@@ -143,7 +143,7 @@ seed_queues() {
         echo "HSET bull:$queue:meta opts.maxLenEvents 10000 version bullmq:5.34.0"
         echo "SET bull:$queue:id 24"
         for n in 21 22 23 24; do
-            echo "HSET bull:$queue:$n name job data {\"n\":$n} opts {\"attempts\":3} timestamp $((now - n * 1000)) delay 0 priority 0 attemptsMade 1 processedOn $((now - n * 900)) finishedOn $((now - n * 800)) returnvalue null"
+            echo "HSET bull:$queue:$n name job data '{\"n\":$n}' opts '{\"attempts\":3}' timestamp $((now - n * 1000)) delay 0 priority 0 attemptsMade 1 processedOn $((now - n * 900)) finishedOn $((now - n * 800)) returnvalue null"
             echo "ZADD bull:$queue:completed $((now - n * 800)) $n"
         done
         echo "XADD bull:$queue:events * event completed jobId 24"
@@ -155,7 +155,7 @@ queue_jobs() {
     local n now
     now=$(date +%s%3N)
     for ((n = 1; n <= $3; n++)); do
-        echo "HSET bull:$1:9$n name job data {\"n\":$n} opts {\"attempts\":3} timestamp $((now - $4 * 1000 + n)) delay 0 priority 0 attemptsMade 0"
+        echo "HSET bull:$1:9$n name job data '{\"n\":$n}' opts '{\"attempts\":3}' timestamp $((now - $4 * 1000 + n)) delay 0 priority 0 attemptsMade 0"
         echo "LPUSH bull:$1:$2 9$n"
     done
 }

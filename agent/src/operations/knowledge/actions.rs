@@ -127,6 +127,14 @@ async fn used(session: &mut PgConnection, tenant: &str, date: &str) -> Result<Op
     Ok(row.map(|row| unsigned(row.get(0))))
 }
 
+/// A runbook leaves these out where it has no value for them.
+fn given(argument: &str, name: &str) -> Result<(), Fault> {
+    if argument.is_empty() {
+        return Err(Fault::refused("argument_missing", format!("`{name}` is not given")));
+    }
+    Ok(())
+}
+
 fn tenant_unknown(tenant: &str) -> Fault {
     Fault::refused("tenant_unknown", format!("there is no tenant {tenant}"))
         .hint("`vigiectl probe knowledge_quota` lists those that use their quota")
@@ -137,6 +145,8 @@ pub(in crate::operations) async fn plan(
     request: KnowledgePlanRequest,
     cx: &Context,
 ) -> Result<KnowledgePlanResult, Fault> {
+    given(&request.tenant, "tenant")?;
+    given(&request.plan, "plan")?;
     let (_, mut session) = enter_base(cx, &request.stack).await?;
     let (date, _) = today(&mut session).await?;
     let mut change = session.begin().await.map_err(fault)?;
@@ -185,6 +195,7 @@ pub(in crate::operations) async fn counter_preview(
     request: KnowledgeCounterPreviewRequest,
     cx: &Context,
 ) -> Result<KnowledgeCounterPreviewResult, Fault> {
+    given(&request.tenant, "tenant")?;
     let (_, mut session) = enter_base(cx, &request.stack).await?;
     let (date, reset_in_min) = today(&mut session).await?;
     let Some((plan, limit)) = plan_of(&mut session, &request.tenant).await? else {

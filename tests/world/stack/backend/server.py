@@ -231,6 +231,7 @@ def work(name):
                 else:
                     done.zadd(key + "completed", {job: now}).hset(key + job, "finishedOn", now)
                 done.execute()
+            client.connection_pool.disconnect()
         except redis.exceptions.RedisError as error:
             if announced:
                 log("error", f"Worker of {name} lost Redis: {reason(error, 'redis', 6379)}")

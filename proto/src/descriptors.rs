@@ -78,6 +78,20 @@ pub fn fill_stack(message: &mut DynamicMessage, stack: &str) {
     }
 }
 
+/// The operation that tells what this one would do, with the same fields as far as it has them; `None` when there is
+/// none.
+pub fn preview_of(request: &Request) -> Option<Request> {
+    let preview = crate::operation::Operation::of(request).ok()?.preview?;
+    let (_, message) = unwrap(request)?;
+    let mut asked = DynamicMessage::new(self::request(preview)?);
+    for (field, value) in message.fields() {
+        if let Some(same) = asked.descriptor().get_field_by_name(field.name()) {
+            asked.try_set_field(&same, value.clone()).ok()?;
+        }
+    }
+    wrap(preview, asked)
+}
+
 /// The `(rules)` of a request's field.
 pub fn rules(field: &FieldDescriptor) -> crate::v1::FieldRules {
     let Some(extension) = POOL.get_extension_by_name("vigie.v1.rules") else { return Default::default() };

@@ -6,7 +6,7 @@ use vigie_proto::v1::{self, Outcome, Request};
 
 use crate::{
     call::{Call, Prepared},
-    model::{Probe, Remedy, Runbook, Verify},
+    model::{Probe, Remedy, Runbook, StepKind, Verify},
     parameters::{self, ParameterError, Values},
     rules::Value,
 };
@@ -38,6 +38,8 @@ pub struct ProbeSpec {
 /// An action to take.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepSpec {
+    /// Its place among the remedy's steps, those that wait included.
+    pub step: u32,
     pub request: Request,
     pub timeout_ms: u32,
 }
@@ -64,7 +66,8 @@ pub struct Bound {
 
 #[derive(Debug, Clone)]
 struct BoundRemedy {
-    steps: Vec<Prepared>,
+    /// Of each step: its one call, or its probes, or nothing for a person's.
+    steps: Vec<Vec<Prepared>>,
     verification: Vec<Prepared>,
 }
 
@@ -75,7 +78,14 @@ impl Bound {
         let diagnosis = prepare(runbook.probes.iter().map(|probe| &probe.call), &values, &mut errors);
         let mut remedies = BTreeMap::new();
         for remedy in &runbook.remedies {
-            let steps = prepare(remedy.steps.iter().map(|step| &step.call), &values, &mut errors);
+            let steps = remedy.steps.iter().map(|step| match &step.kind {
+                StepKind::Act { call, .. } => prepare([call].into_iter(), &values, &mut errors),
+                StepKind::Wait { verify, .. } => {
+                    prepare(verify.probes.iter().map(|probe| &probe.call), &values, &mut errors)
+                }
+                StepKind::Manual { .. } => Vec::new(),
+            });
+            let steps = steps.collect();
             let probes = verify(runbook, remedy).map_or(&[][..], |verify| &verify.probes);
             let verification = prepare(probes.iter().map(|probe| &probe.call), &values, &mut errors);
             remedies.insert(remedy.id.clone(), BoundRemedy { steps, verification });
@@ -112,15 +122,34 @@ impl Bound {
         self.runbook.remedies.iter().find(|remedy| remedy.id == id)
     }
 
-    /// What a remedy does, step by step; nothing for an unknown remedy.
+    /// What a remedy does, action by action; nothing for an unknown remedy.
     pub fn steps(&self, remedy: &str, stack: &str) -> Vec<StepSpec> {
         let (Some(steps), Some(bound)) = (self.remedy(remedy), self.remedies.get(remedy)) else {
             return Vec::new();
         };
-        let steps = steps.steps.iter().zip(&bound.steps);
+        let steps = (0..).zip(steps.steps.iter().zip(&bound.steps));
         steps
-            .map(|(step, call)| StepSpec { request: call.request(stack), timeout_ms: step.timeout_ms })
+            .filter_map(|(place, (step, calls))| match (&step.kind, calls.first()) {
+                (StepKind::Act { timeout_ms, .. }, Some(call)) => {
+                    Some(StepSpec { step: place, request: call.request(stack), timeout_ms: *timeout_ms })
+                }
+                _ => None,
+            })
             .collect()
+    }
+
+    /// What a step that waits asks, and for how long. Nothing for any other step.
+    pub fn wait(&self, remedy: &str, step: usize, stack: &str) -> Verification {
+        let kind = self.remedy(remedy).and_then(|remedy| remedy.steps.get(step)).map(|step| &step.kind);
+        let calls = self.remedies.get(remedy).and_then(|bound| bound.steps.get(step));
+        match (kind, calls) {
+            (Some(StepKind::Wait { verify, .. }), Some(calls)) => Verification {
+                probes: ask(&verify.probes, calls, stack),
+                within_ms: verify.within_ms,
+                every_ms: verify.every_ms,
+            },
+            _ => Verification { probes: Vec::new(), within_ms: 0, every_ms: 0 },
+        }
     }
 
     /// How to see that a remedy worked. Nothing is asked, and no time given, for an unknown remedy.

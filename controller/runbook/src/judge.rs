@@ -126,7 +126,7 @@ impl Bound {
         shown.map(|symptom| symptom.says).collect()
     }
 
-    fn facts(&self, subject: &Subject<'_>, evidence: &Evidence) -> Facts {
+    pub(crate) fn facts(&self, subject: &Subject<'_>, evidence: &Evidence) -> Facts {
         let runbook = self.runbook();
         let verification = runbook.verifications().flat_map(|verify| &verify.probes);
         let mut probes = BTreeMap::new();
@@ -243,7 +243,7 @@ fn unknown(finding: &Finding, missing: String) -> v1::Finding {
     }
 }
 
-fn explain(unknown: &Unknown, facts: &Facts) -> String {
+pub(crate) fn explain(unknown: &Unknown, facts: &Facts) -> String {
     escape(&unknown.explain(facts), false).chars().take(1000).collect()
 }
 

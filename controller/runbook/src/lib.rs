@@ -15,6 +15,7 @@ mod parameters;
 mod read;
 mod rollout;
 mod rules;
+mod steps;
 
 pub mod case;
 pub mod report;
@@ -31,6 +32,7 @@ pub use model::{
 };
 pub use parameters::{Parameter, ParameterError, ParameterType, ParameterValue};
 pub use rollout::{Batch, Rollout};
+pub use steps::Condition;
 
 /// The runbooks that every program carries: their ids and their texts.
 pub fn shipped() -> &'static [(&'static str, &'static str)] {

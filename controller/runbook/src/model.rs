@@ -135,15 +135,53 @@ pub struct Remedy {
 impl Remedy {
     /// Its operations, in their order.
     pub fn operations(&self) -> impl Iterator<Item = &'static Operation> {
-        self.steps.iter().map(|step| step.call.operation)
+        self.calls().map(|call| call.operation)
+    }
+
+    pub(crate) fn calls(&self) -> impl Iterator<Item = &Call> {
+        self.steps.iter().filter_map(|step| match &step.kind {
+            StepKind::Act { call, .. } => Some(call),
+            StepKind::Wait { .. } | StepKind::Manual { .. } => None,
+        })
     }
 }
 
-/// One action of a remedy.
+/// One step of a remedy.
 #[derive(Debug, Clone)]
 pub(crate) struct Step {
-    pub(crate) call: Call,
-    pub(crate) timeout_ms: u32,
+    pub(crate) kind: StepKind,
+    /// Left out where this does not hold when its turn comes, or cannot be judged.
+    pub(crate) when: Option<Rule>,
+}
+
+/// What a step is.
+#[derive(Debug, Clone)]
+pub(crate) enum StepKind {
+    /// An operation that needs an order.
+    Act { call: Call, timeout_ms: u32 },
+    /// The target's probes are asked until a rule holds.
+    Wait { says: Template, verify: Verify },
+    /// A person does it, and says so.
+    Manual { says: Template, within_ms: u32 },
+}
+
+impl Step {
+    /// How long it may wait; nothing for an action.
+    pub(crate) fn within_ms(&self) -> u32 {
+        match &self.kind {
+            StepKind::Act { .. } => 0,
+            StepKind::Wait { verify, .. } => verify.within_ms,
+            StepKind::Manual { within_ms, .. } => *within_ms,
+        }
+    }
+
+    /// What it waits for, where it does.
+    pub(crate) fn says(&self) -> Option<&Template> {
+        match &self.kind {
+            StepKind::Act { .. } => None,
+            StepKind::Wait { says, .. } | StepKind::Manual { says, .. } => Some(says),
+        }
+    }
 }
 
 /// How to see that a remedy worked.
@@ -199,9 +237,15 @@ impl Runbook {
         Bound::new(self, parameters)
     }
 
-    /// Every set of probes in it: the diagnosis, then the verifications.
+    /// Every set of probes beside the diagnosis: those of the verifications, and of steps that wait.
     pub(crate) fn verifications(&self) -> impl Iterator<Item = &Verify> {
-        self.verify.iter().chain(self.remedies.iter().filter_map(|remedy| remedy.verify.as_ref()))
+        let waits =
+            self.remedies.iter().flat_map(|remedy| &remedy.steps).filter_map(|step| match &step.kind {
+                StepKind::Wait { verify, .. } => Some(verify),
+                StepKind::Act { .. } | StepKind::Manual { .. } => None,
+            });
+        let own = self.remedies.iter().filter_map(|remedy| remedy.verify.as_ref());
+        self.verify.iter().chain(own).chain(waits)
     }
 }
 

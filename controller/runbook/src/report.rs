@@ -9,7 +9,7 @@ use vigie_proto::{
     text::escape,
     v1::{
         CheckState, Conclusion, Finding, FindingState, Outcome, OutcomeStatus, ProbePurpose, Request,
-        RunEvent, RunVerdict, run_event::Event,
+        RunEvent, RunVerdict, WaitClosed, WaitEnd, run_event::Event,
     },
 };
 
@@ -94,7 +94,7 @@ fn findings(out: &mut String, target: &TargetState) -> fmt::Result {
 }
 
 fn actions(out: &mut String, state: &State) -> fmt::Result {
-    if state.plan_entries().is_empty() {
+    if state.plan_entries().next().is_none() {
         return Ok(());
     }
     writeln!(out, "## Actions\n\n| target | action | order | outcome |\n|---|---|---|---|")?;
@@ -140,7 +140,7 @@ pub fn timeline(state: &State, event: &RunEvent) -> Vec<String> {
         state.targets().get(place as usize).map_or_else(|| format!("target {place}"), |target| name(target))
     };
     let order = |order: &str| {
-        let task = state.tasks().iter().find(|task| task.leaf.order == order);
+        let task = state.tasks().find(|task| task.leaf.order == order);
         let operation = task.and_then(|task| task.leaf.operation.as_ref()).map(words);
         let host = task
             .and_then(|task| state.targets().get(task.target))
@@ -163,7 +163,7 @@ pub fn timeline(state: &State, event: &RunEvent) -> Vec<String> {
         Some(Event::Observed(observed)) => observed
             .observations
             .iter()
-            .filter(|seen| seen.purpose() != ProbePurpose::Verification)
+            .filter(|seen| !matches!(seen.purpose(), ProbePurpose::Verification | ProbePurpose::Wait))
             .filter_map(|seen| {
                 let outcome = seen.outcome.as_ref().filter(|outcome| !outcome.is_success())?;
                 let probe = if seen.probe.is_empty() { "the operation" } else { &seen.probe };
@@ -200,6 +200,49 @@ pub fn timeline(state: &State, event: &RunEvent) -> Vec<String> {
                 format!("{}: {words}", order(&task.order))
             })
             .collect(),
+        Some(Event::WaitsOpened(opened)) => {
+            let who = |manual| if manual { "waits for a person" } else { "waits" };
+            let waits = opened.waits.iter();
+            waits
+                .map(|wait| format!("{}: {}: {}", target(wait.target), who(wait.manual), wait.says))
+                .collect()
+        }
+        Some(Event::WaitsClosed(closed)) => {
+            let word = |wait: &WaitClosed| match wait.end() {
+                WaitEnd::Held => "what was waited for came".to_owned(),
+                _ => format!("stopped: {}", wait.why),
+            };
+            closed.waits.iter().map(|wait| format!("{}: {}", target(wait.target), word(wait))).collect()
+        }
+        Some(Event::ManualDone(done)) => {
+            let note = if done.note.is_empty() { String::new() } else { format!(": {}", done.note) };
+            let steps = done.steps.iter();
+            steps
+                .map(|step| format!("{}: {} says that it is done{note}", target(step.target), done.operator))
+                .collect()
+        }
+        Some(Event::LeftOut(left_out)) => left_out
+            .steps
+            .iter()
+            .map(|step| {
+                let why = match step.unknown.as_str() {
+                    "" => "its condition does not hold".to_owned(),
+                    unknown => format!("its condition could not be judged ({unknown})"),
+                };
+                format!("{}: step {} is left out: {why}", target(step.target), step.step + 1)
+            })
+            .collect(),
+        Some(Event::Held(held)) => {
+            let stacks = held.stacks.iter();
+            stacks
+                .map(|held| format!("{}: waits for run {} ({})", target(held.target), held.run, held.says))
+                .collect()
+        }
+        Some(Event::Lapsed(_)) => vec!["the plan was not signed in time; it is prepared anew".to_owned()],
+        Some(Event::CancelAsked(asked)) => {
+            let reason = if asked.reason.is_empty() { String::new() } else { format!(": {}", asked.reason) };
+            vec![format!("{} ends the run{reason}", asked.operator)]
+        }
         Some(Event::Noted(noted)) if noted.operator.is_empty() => vec![noted.text.clone()],
         Some(Event::Noted(noted)) => vec![format!("{}: {}", noted.operator, noted.text)],
         Some(Event::Closed(closed)) => {

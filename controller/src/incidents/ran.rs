@@ -44,7 +44,7 @@ pub(super) fn causes(state: &State) -> Vec<IncidentCause> {
 /// What a person's run did; nothing for one that changed nothing and was not to.
 pub(super) fn deed(state: &State) -> Option<Input> {
     let summary = state.summary();
-    if state.opened().operator == OWN || state.tasks().is_empty() {
+    if state.opened().operator == OWN || state.tasks().next().is_none() {
         return None;
     }
     let (verdict, reason, _) = state.closed()?;

@@ -11,6 +11,8 @@ use vigie_proto::v1::{
     self, FromAgent, Hello, OutputChunk, OutputReceipt, ToAgent, from_agent::Message, link_server::Link,
 };
 
+use vigie_runbook::run::Challenge;
+
 use crate::{
     error::LinkError,
     fleet::{Attached, End, Fleet},
@@ -242,21 +244,25 @@ enum Said {
 fn decode(message: FromAgent) -> Result<Said, LinkError> {
     let task = |id: &str| id.parse().map_err(|_| LinkError::Malformed("a report names no task"));
     let outcome = |outcome: Option<_>| outcome.ok_or(LinkError::Malformed("a report has no outcome"));
+    let report = |report| Said::Report(Box::new(report));
     Ok(match message.message.ok_or(LinkError::Malformed("an empty message"))? {
         Message::Hello(_) => return Err(LinkError::Malformed("a second hello")),
         Message::State(state) => Said::State(Box::new(state)),
         Message::Symptoms(symptoms) => Said::Symptoms(symptoms),
-        Message::ProbeResult(result) => Said::Report(Box::new(Report::Probed {
-            task: task(&result.task)?,
-            outcome: outcome(result.outcome)?,
-        })),
-        Message::Started(started) => {
-            Said::Report(Box::new(Report::Started { order: task(&started.order)?, at_ms: started.at_ms }))
+        Message::ProbeResult(result) => {
+            report(Report::Probed { task: task(&result.task)?, outcome: outcome(result.outcome)? })
         }
-        Message::Finished(finished) => Said::Report(Box::new(Report::Finished {
-            order: task(&finished.order)?,
-            outcome: outcome(finished.outcome)?,
-        })),
+        Message::Prepared(prepared) => report(Report::Prepared {
+            task: task(&prepared.task)?,
+            outcome: outcome(prepared.outcome)?,
+            challenge: Challenge { challenge: prepared.challenge, valid_ms: prepared.valid_ms },
+        }),
+        Message::Started(started) => {
+            report(Report::Started { order: task(&started.order)?, at_ms: started.at_ms })
+        }
+        Message::Finished(finished) => {
+            report(Report::Finished { order: task(&finished.order)?, outcome: outcome(finished.outcome)? })
+        }
         Message::AuditHead(head) => {
             tracing::debug!(seq = head.seq, "the agent's journal");
             Said::Nothing

@@ -1,7 +1,7 @@
 use tonic::{Request, Response, Status};
 use vigie_proto::v1::{
-    CancelRunRequest, ListRunsRequest, ListRunsResponse, RunSummary, SignRunRequest, SubmitRunRequest,
-    WatchRunRequest, runs_server,
+    AcknowledgeRunRequest, CancelRunRequest, ListRunsRequest, ListRunsResponse, RunSummary, SignRunRequest,
+    SubmitRunRequest, WatchRunRequest, runs_server,
 };
 
 use crate::{
@@ -52,5 +52,14 @@ impl runs_server::Runs for RunsRpc {
         let permit = Permit::of(&request)?;
         let CancelRunRequest { run, reason } = request.into_inner();
         Ok(Response::new(self.runs.cancel(&permit, &run, reason).await?))
+    }
+
+    async fn acknowledge_run(
+        &self,
+        request: Request<AcknowledgeRunRequest>,
+    ) -> Result<Response<RunSummary>, Status> {
+        let permit = Permit::of(&request)?;
+        let AcknowledgeRunRequest { run, hosts, note } = request.into_inner();
+        Ok(Response::new(self.runs.acknowledge(&permit, &run, hosts, note).await?))
     }
 }

@@ -7,25 +7,28 @@
 use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{broadcast, mpsc, oneshot},
+    sync::{broadcast, mpsc, oneshot, watch},
     task::{JoinError, spawn_blocking},
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use vigie_proto::{
     id::{HostId, TaskId},
-    v1::{OutputChunk, Probe, Request, RunEvent, RunSummary, to_agent},
+    v1::{OutputChunk, Prepare, Probe, ProbePurpose, Request, RunEvent, RunSummary, to_agent},
 };
 use vigie_runbook::run::{
     Decision, Effect, FreshIds, Input, ProbeKey, Rejected, State, Surroundings, decide, wanted,
 };
 
-use super::routes::{Route, Routes, name};
+use super::{
+    routes::{Route, Routes, name, preview_name},
+    stacks::Stacks,
+};
 use crate::{
     clock::now_ms,
     error::RunsError,
     fleet::{Fleet, SendError, SessionId},
-    store::{Mandate, Store, StoreError},
+    store::{Mandate, RemedyTried, Store, StoreError},
 };
 
 /// Inputs that wait for the driver; behind that, agents' sessions are held back.
@@ -136,6 +139,15 @@ enum Halt {
     Overtaken(StoreError),
 }
 
+/// What drivers share.
+pub(super) struct Around {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) fleet: Fleet,
+    pub(super) routes: Routes,
+    pub(super) stacks: Stacks,
+    pub(super) stop: CancellationToken,
+}
+
 /// One run's driver.
 pub(super) struct Driver {
     mandate: Mandate,
@@ -144,27 +156,21 @@ pub(super) struct Driver {
     store: Arc<dyn Store>,
     fleet: Fleet,
     routes: Routes,
+    stacks: Stacks,
     stop: CancellationToken,
     /// The probes on their way, each in the session that it was sent in.
     asked: HashMap<ProbeKey, Asked>,
     /// The orders that were handed over, each in its latest session.
     handed: HashMap<TaskId, SessionId>,
-    /// How many of the plan's orders have their routes.
-    routed: usize,
+    /// The plan whose orders have their routes, by its event.
+    routed: u64,
     /// When to come back without being called.
     wake_at_ms: Option<i64>,
 }
 
 impl Driver {
-    pub(super) fn new(
-        mandate: Mandate,
-        state: State,
-        live: Live,
-        store: Arc<dyn Store>,
-        fleet: Fleet,
-        routes: Routes,
-        stop: CancellationToken,
-    ) -> Self {
+    pub(super) fn new(mandate: Mandate, state: State, live: Live, around: Around) -> Self {
+        let Around { store, fleet, routes, stacks, stop } = around;
         Self {
             mandate,
             state: Arc::new(state),
@@ -172,6 +178,7 @@ impl Driver {
             store,
             fleet,
             routes,
+            stacks,
             stop,
             asked: HashMap::new(),
             handed: HashMap::new(),
@@ -183,6 +190,7 @@ impl Driver {
     /// Drives the run until it is closed, or until the controller stops. False when the run stays open and undriven.
     pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Turn>) -> bool {
         let mut changes = self.fleet.changes();
+        let mut freed = self.stacks.freed();
         let mut batch = vec![Turn::tick()];
         let mut held: Option<Turn> = None;
         loop {
@@ -201,7 +209,7 @@ impl Driver {
             }
             let first = match held.take() {
                 Some(turn) => turn,
-                None => match self.next(&mut inputs, &mut changes).await {
+                None => match self.next(&mut inputs, &mut changes, &mut freed).await {
                     Some(turn) => turn,
                     None => return true,
                 },
@@ -232,11 +240,14 @@ impl Driver {
         &self,
         inputs: &mut mpsc::Receiver<Turn>,
         changes: &mut broadcast::Receiver<HostId>,
+        freed: &mut watch::Receiver<u64>,
     ) -> Option<Turn> {
+        let waits_for_stack = self.state.targets().iter().any(|target| !target.held_by.is_empty());
         tokio::select! {
             () = self.stop.cancelled() => None,
             turn = inputs.recv() => turn,
             () = self.concerns(changes) => Some(Turn::tick()),
+            Ok(()) = freed.changed(), if waits_for_stack => Some(Turn::tick()),
             () = sleep_until(instant(self.wake_at_ms)) => Some(Turn::tick()),
         }
     }
@@ -268,9 +279,10 @@ impl Driver {
                 return Ok(());
             }
         };
+        let begun = remedies(&decided);
         if !decided.events.is_empty() {
             let summary = decided.state.summary();
-            while let Err(error) = self.store.append(&self.mandate, &decided.events, &summary).await {
+            while let Err(error) = self.store.append(&self.mandate, &decided.events, &summary, &begun).await {
                 if matches!(error, StoreError::Overtaken { .. }) {
                     return Err(Halt::Overtaken(error));
                 }
@@ -287,8 +299,10 @@ impl Driver {
             }
         }
         self.state = Arc::new(decided.state);
-        if self.routed != self.state.tasks().len() {
-            self.routed = self.state.tasks().len();
+        self.stacks.tried(&begun);
+        self.stacks.keep(self.mandate.run(), &self.state.changing());
+        if self.routed != self.state.planned_seq() {
+            self.routed = self.state.planned_seq();
             self.routes.add_orders(self.mandate.run(), &self.state);
         }
         for event in decided.events {
@@ -303,11 +317,15 @@ impl Driver {
     /// Lets the state machine decide. Rules are work for the processor, so not on this thread.
     async fn decide(&self, inputs: Vec<Input>) -> Result<Decision, JoinError> {
         let (state, connected) = (Arc::clone(&self.state), self.fleet.connected());
+        let (run, stacks) = (self.mandate.run(), self.stacks.clone());
         spawn_blocking(move || {
+            let says = says(&state);
             let mut around = Surroundings {
                 now_ms: now_ms(),
                 ids: &mut FreshIds,
                 connected: &|host| connected.contains(&host),
+                held: &|host, stack| stacks.hold(run, &says, host, stack),
+                tries: &|host, stack, remedy| stacks.tries(host, stack, remedy),
             };
             decide(&state, inputs, &mut around)
         })
@@ -382,10 +400,15 @@ impl Driver {
         let run = self.mandate.run();
         // The route comes first: the answer may be faster than this thread.
         let probe = Some((key.clone(), now_ms()));
-        self.routes.add(task, Route { run, host, operation: name(&request), probe });
-        let message =
-            Probe { task: task.to_string(), operation: Some(request), timeout_ms, run: run.to_string() };
-        match self.send_once(host, None, to_agent::Message::Probe(message)) {
+        let prepares = key.purpose == ProbePurpose::Preparation;
+        let operation = if prepares { preview_name(&request) } else { name(&request) };
+        self.routes.add(task, Route { run, host, operation, probe });
+        let (task_id, run, operation) = (task.to_string(), run.to_string(), Some(request));
+        let message = match prepares {
+            true => to_agent::Message::Prepare(Prepare { task: task_id, operation, timeout_ms, run }),
+            false => to_agent::Message::Probe(Probe { task: task_id, operation, timeout_ms, run }),
+        };
+        match self.send_once(host, None, message) {
             Some(session) => Some(Asked { task, session }),
             None => {
                 self.routes.remove(task);
@@ -419,6 +442,23 @@ impl Driver {
     fn wake_by(&mut self, at_ms: i64) {
         self.wake_at_ms = Some(self.wake_at_ms.map_or(at_ms, |earlier| earlier.min(at_ms)));
     }
+}
+
+/// What a run does, and by whom, for those who wait for it.
+pub(super) fn says(state: &State) -> String {
+    format!("{} by {}", state.opened().title, state.opened().operator)
+}
+
+/// The remedies whose first orders are about to be sent.
+fn remedies(decided: &Decision) -> Vec<RemedyTried> {
+    let mut begun: Vec<RemedyTried> = Vec::new();
+    for event in &decided.events {
+        let Some(what) = &event.event else { continue };
+        for (host, stack, remedy) in decided.state.remedies_begun(what) {
+            begun.push(RemedyTried { host, stack, remedy, at_ms: event.at_ms });
+        }
+    }
+    begun
 }
 
 fn answer(reply: Reply, with: Result<RunSummary, RunsError>) {

@@ -7,6 +7,7 @@
 mod driver;
 mod report;
 mod routes;
+mod stacks;
 mod watch;
 
 use std::{
@@ -42,8 +43,9 @@ use crate::{
     runbooks::Runbooks,
     store::{Mandate, OpenedRun, Store},
 };
-use driver::{Driver, Live, Turn};
+use driver::{Around, Driver, Live, Turn};
 use routes::Routes;
+use stacks::Stacks;
 
 /// Runs that a list shows when nobody says how many, and at most.
 const LISTED: u32 = 50;
@@ -72,6 +74,7 @@ struct Inner {
     /// The open runs. Held for moments only, never across an await.
     live: Mutex<HashMap<RunId, Live>>,
     routes: Routes,
+    stacks: Stacks,
     /// A run is open that nobody drives: its log is damaged, or its driver ended before it did.
     abandoned: AtomicBool,
     /// Every driver and every watcher.
@@ -97,6 +100,7 @@ impl Runs {
             controller,
             live: Mutex::default(),
             routes: Routes::default(),
+            stacks: Stacks::new(),
             abandoned: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -242,11 +246,12 @@ impl Runs {
     /// # Errors
     /// When the store fails. A run whose log is damaged is left alone, and said so.
     pub async fn resume(&self) -> Result<usize, RunsError> {
-        let mut resumed = 0;
+        self.0.stacks.tried(&self.0.store.remedies(now_ms() - run::HOUR_MS).await?);
+        let mut resumed = Vec::new();
         for mandate in self.0.store.open_runs().await? {
             let run = mandate.run();
             match self.take_up(mandate).await {
-                Ok(()) => resumed += 1,
+                Ok(taken_up) => resumed.push(taken_up),
                 Err(RunsError::Corrupt(damage)) => {
                     tracing::error!(%run, error = &damage as &dyn std::error::Error, "a run cannot be continued");
                     self.0.abandoned.store(true, Ordering::Relaxed);
@@ -254,19 +259,28 @@ impl Runs {
                 Err(other) => return Err(other),
             }
         }
-        Ok(resumed)
+        // What one is changing is held before any other could take it.
+        for (mandate, state) in &resumed {
+            for (host, stack) in state.changing() {
+                self.0.stacks.hold(mandate.run(), &driver::says(state), host, &stack);
+            }
+        }
+        let number = resumed.len();
+        for (mandate, state) in resumed {
+            self.drive(mandate, state);
+        }
+        Ok(number)
     }
 
-    async fn take_up(&self, mandate: Mandate) -> Result<(), RunsError> {
+    async fn take_up(&self, mandate: Mandate) -> Result<(Mandate, State), RunsError> {
         let run = mandate.run();
         let mut state = self.state(run).await?;
         let owned = number([self.owned(state.epoch() + 1)], state.last_seq());
         for event in &owned {
             state.apply(event)?;
         }
-        self.0.store.append(&mandate, &owned, &state.summary()).await?;
-        self.drive(mandate, state);
-        Ok(())
+        self.0.store.append(&mandate, &owned, &state.summary(), &[]).await?;
+        Ok((mandate, state))
     }
 
     /// Starts the driver of a run.
@@ -275,16 +289,15 @@ impl Runs {
         let (live, inputs) = Live::new();
         // Here and not in the driver: after a restart, reports may come before it has begun.
         self.0.routes.add_orders(run, &state);
-        let Inner { store, fleet, routes, stop, .. } = &*self.0;
-        let driver = Driver::new(
-            mandate,
-            state,
-            live.clone(),
-            Arc::clone(store),
-            fleet.clone(),
-            routes.clone(),
-            stop.clone(),
-        );
+        let Inner { store, fleet, routes, stacks, stop, .. } = &*self.0;
+        let around = Around {
+            store: Arc::clone(store),
+            fleet: fleet.clone(),
+            routes: routes.clone(),
+            stacks: stacks.clone(),
+            stop: stop.clone(),
+        };
+        let driver = Driver::new(mandate, state, live.clone(), around);
         self.live().insert(run, live);
         let runs = self.clone();
         let span = tracing::info_span!("run", %run);
@@ -296,6 +309,7 @@ impl Runs {
                 // Dropped with its channels: from here on, watchers know that the store holds everything.
                 runs.live().remove(&run);
                 runs.0.routes.forget(run);
+                runs.0.stacks.keep(run, &[]);
                 // Nobody may be listening.
                 let _ = runs.0.ended.send(run);
             }
@@ -341,6 +355,26 @@ impl Runs {
         let operator = permit.caller().name().to_owned();
         let entry = self.0.audit.open(Intent::new(permit, &run.to_string(), &reason)).await?;
         let answer = self.say(&entry, run, Input::Cancel { operator, reason }).await;
+        self.conclude(entry, answer).await
+    }
+
+    /// Takes a person's word that what a run waits for is done, on these hosts or wherever it waits.
+    ///
+    /// # Errors
+    /// When there is no such run, or it waits for nobody.
+    pub async fn acknowledge(
+        &self,
+        permit: &Permit,
+        run: &str,
+        hosts: Vec<String>,
+        note: String,
+    ) -> Result<RunSummary, RunsError> {
+        let run = self.find(run).await?;
+        let operator = permit.caller().name().to_owned();
+        let on = if hosts.is_empty() { String::new() } else { format!(" on {}", hosts.join(", ")) };
+        let intent = Intent::new(permit, &run.to_string(), &format!("a step is done{on}: {note}"));
+        let entry = self.0.audit.open(intent).await?;
+        let answer = self.say(&entry, run, Input::ManualDone { operator, hosts, note }).await;
         self.conclude(entry, answer).await
     }
 

@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 
 use vigie_proto::{
     id::{HostId, TaskId},
-    v1::{Failure, Outcome, OutcomeStatus, OutputChunk},
+    v1::{Failure, Outcome, OutcomeStatus, OutputChunk, ProbePurpose},
 };
-use vigie_runbook::run::Input;
+use vigie_runbook::run::{Challenge, Input, ProbeKey};
 
 use super::{
     Runs,
@@ -25,6 +25,8 @@ use crate::{
 pub enum Report {
     /// A probe's outcome.
     Probed { task: TaskId, outcome: Outcome },
+    /// What an order would act on, and what it has to carry.
+    Prepared { task: TaskId, outcome: Outcome, challenge: Challenge },
     /// An order's start is on its disk.
     Started { order: TaskId, at_ms: i64 },
     /// How an order ended.
@@ -34,16 +36,22 @@ pub enum Report {
 impl Report {
     fn task(&self) -> TaskId {
         match self {
-            Self::Probed { task, .. } => *task,
+            Self::Probed { task, .. } | Self::Prepared { task, .. } => *task,
             Self::Started { order, .. } | Self::Finished { order, .. } => *order,
         }
     }
 
     /// The input that it is for the run; `None` when it does not speak of the kind of task that was sent.
     fn into_input(self, route: &Route) -> Option<Input> {
+        let prepares = |key: &ProbeKey| key.purpose == ProbePurpose::Preparation;
         match (self, route.probe.clone()) {
-            (Self::Probed { outcome, .. }, Some((key, asked_at_ms))) => {
-                Some(Input::Probed { key, outcome: fitting(outcome, route.operation), asked_at_ms })
+            (Self::Probed { outcome, .. }, Some((key, asked_at_ms))) if !prepares(&key) => {
+                let outcome = fitting(outcome, route.operation);
+                Some(Input::Probed { key, outcome, asked_at_ms, challenge: Challenge::default() })
+            }
+            (Self::Prepared { outcome, challenge, .. }, Some((key, asked_at_ms))) if prepares(&key) => {
+                let outcome = fitting(outcome, route.operation);
+                Some(Input::Probed { key, outcome, asked_at_ms, challenge })
             }
             (Self::Started { order, at_ms }, None) => Some(Input::Started { order, at_ms }),
             (Self::Finished { order, outcome }, None) => {

@@ -7,6 +7,7 @@ use std::{
 
 use vigie_proto::{
     id::{HostId, RunId, TaskId},
+    operation::Operation,
     v1::Request,
 };
 use vigie_runbook::run::{ProbeKey, State};
@@ -62,4 +63,9 @@ impl Routes {
 /// The name of the operation that a request asks for; empty for none.
 pub(super) fn name(request: &Request) -> &'static str {
     request.operation.as_ref().map_or("", |operation| operation.name())
+}
+
+/// The name of the operation that tells what this request would do; empty when there is none.
+pub(super) fn preview_name(request: &Request) -> &'static str {
+    Operation::of(request).ok().and_then(|operation| operation.preview).unwrap_or_default()
 }

@@ -25,7 +25,7 @@ macro_rules! on {
                 a_lost_answer_is_repeated_and_a_thief_is_not_served, an_expired_token_enrols_nobody,
                 a_taken_name_needs_a_token_that_replaces, there_is_one_first_operator, a_host_needs_somebody_to_obey,
                 a_refused_certificate_uses_no_token_up, a_run_is_opened_once, events_follow_one_another,
-                runs_are_listed_and_found, what_was_seen_of_a_host_is_kept, everything_is_there_after_a_restart);
+                runs_are_listed_and_found, remedies_are_remembered_once_a_run, what_was_seen_of_a_host_is_kept, everything_is_there_after_a_restart);
         }
     };
     (@tests $opener:expr; $($test:ident),*) => {$(
@@ -315,9 +315,10 @@ async fn events_follow_one_another(open: &impl Opener) {
     let store = open().await;
     let run = RunId::new();
     let mandate = opened(&*store, run).await;
-    store.append(&mandate, &events(3, 5), &summary(run, 5, 0)).await.unwrap();
+    store.append(&mandate, &events(3, 5), &summary(run, 5, 0), &[]).await.unwrap();
     for (first, last) in [(5, 5), (7, 7), (3, 6)] {
-        let error = store.append(&mandate, &events(first, last), &summary(run, last, 9)).await.unwrap_err();
+        let error =
+            store.append(&mandate, &events(first, last), &summary(run, last, 9), &[]).await.unwrap_err();
         assert!(matches!(error, StoreError::Overtaken { .. }), "{error}");
     }
     assert_eq!(store.run(run).await.unwrap().unwrap(), summary(run, 5, 0));
@@ -326,8 +327,31 @@ async fn events_follow_one_another(open: &impl Opener) {
     // An event's number is its place: a gap inside a batch is not for the store to find, an own clash is.
     let noted = RunEvent { seq: 6, at_ms: 2, event: Some(Event::Noted(Noted::default())) };
     let twice = [noted.clone(), noted];
-    assert!(store.append(&mandate, &twice, &summary(run, 7, 0)).await.is_err());
+    assert!(store.append(&mandate, &twice, &summary(run, 7, 0), &[]).await.is_err());
     assert_eq!(store.run(run).await.unwrap().unwrap().last_seq, 5, "nothing of it happened");
+}
+
+async fn remedies_are_remembered_once_a_run(open: &impl Opener) {
+    let store = open().await;
+    let (run, host) = (RunId::new(), HostId::new());
+    let mandate = match store.open_run(&intent(), run, &events(1, 2), &summary(run, 2, 0)).await.unwrap() {
+        OpenedRun::New(mandate) => mandate,
+        OpenedRun::Exists(_) => panic!("a new run"),
+    };
+    let tried = |remedy: &str, at_ms| RemedyTried {
+        host,
+        stack: "sylion".to_owned(),
+        remedy: remedy.to_owned(),
+        at_ms,
+    };
+    store.append(&mandate, &events(3, 3), &summary(run, 3, 0), &[tried("a/restart", 100)]).await.unwrap();
+    let more = [tried("a/restart", 150), tried("a/rebuild", 200)];
+    store.append(&mandate, &events(4, 4), &summary(run, 4, 0), &more).await.unwrap();
+    let lost = store.append(&mandate, &events(4, 4), &summary(run, 4, 0), &[tried("a/other", 300)]).await;
+    assert!(lost.is_err());
+    assert_eq!(store.remedies(0).await.unwrap(), [tried("a/restart", 100), tried("a/rebuild", 200)]);
+    store.close().await;
+    assert_eq!(open().await.remedies(101).await.unwrap(), [tried("a/rebuild", 200)]);
 }
 
 async fn runs_are_listed_and_found(open: &impl Opener) {
@@ -340,7 +364,7 @@ async fn runs_are_listed_and_found(open: &impl Opener) {
     assert_eq!(listed, [second.to_string(), first.to_string()]);
     assert_eq!(store.runs(1).await.unwrap().len(), 1);
     assert_eq!(store.open_runs().await.unwrap().len(), 2);
-    store.append(&mandate, &events(3, 3), &summary(first, 3, 77)).await.unwrap();
+    store.append(&mandate, &events(3, 3), &summary(first, 3, 77), &[]).await.unwrap();
     let open: Vec<_> = store.open_runs().await.unwrap().iter().map(Mandate::run).collect();
     assert_eq!(open, [second]);
     let text = first.to_string();

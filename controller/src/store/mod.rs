@@ -18,7 +18,7 @@ use vigie_proto::{
 
 pub use model::{
     AgentEnrolled, CertificateRow, Enrolment, HostRow, Mandate, NewOperator, OpenedRun, PendingNotice,
-    Redemption, Sighting, Token, TokenFor,
+    Redemption, RemedyTried, Sighting, Token, TokenFor,
 };
 pub use sqlite::Sqlite;
 
@@ -69,14 +69,18 @@ pub trait Store: Send + Sync + 'static {
         summary: &RunSummary,
     ) -> Result<OpenedRun, StoreError>;
 
-    /// Appends events and renews the summary. Fails with [`StoreError::Overtaken`] when the run's last event is not
+    /// Appends events, renews the summary and keeps which remedies the events begin. Fails with [`StoreError::Overtaken`] when the run's last event is not
     /// the one before the first of these.
     async fn append(
         &self,
         mandate: &Mandate,
         events: &[RunEvent],
         summary: &RunSummary,
+        remedies: &[RemedyTried],
     ) -> Result<(), StoreError>;
+
+    /// The remedies that were begun since then, each once for each run.
+    async fn remedies(&self, since_ms: i64) -> Result<Vec<RemedyTried>, StoreError>;
 
     /// The mandates of all runs that are not closed, oldest first.
     async fn open_runs(&self) -> Result<Vec<Mandate>, StoreError>;

@@ -56,6 +56,17 @@ pub struct Sighting {
     pub state: Option<HostState>,
 }
 
+/// A remedy that was begun on a stack of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemedyTried {
+    pub host: HostId,
+    /// Empty when the runbook is about hosts.
+    pub stack: String,
+    /// `RUNBOOK/REMEDY`.
+    pub remedy: String,
+    pub at_ms: i64,
+}
+
 /// A certificate that was issued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateRow {

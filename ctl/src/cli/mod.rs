@@ -226,6 +226,18 @@ pub(crate) enum Runs {
         /// Its id, or the beginning of it
         run: String,
     },
+    /// Say that a person has done what the run waits for
+    #[command(visible_alias = "done")]
+    Approve {
+        /// Its id, or the beginning of it
+        run: String,
+        /// On this host alone; may be repeated. Without it: wherever a person is waited for
+        #[arg(short = 'H', long = "host")]
+        hosts: Vec<String>,
+        /// What to remember with it, for the timeline
+        #[arg(long, default_value = "")]
+        note: String,
+    },
     /// End a run that has not acted yet, or say no to its plan
     Cancel {
         /// Its id, or the beginning of it

@@ -39,6 +39,9 @@ pub(crate) async fn dispatch(command: Command, invocation: &mut Invocation) -> R
         }
         Command::Runs(Runs::Watch { run }) => runs::watch::run(invocation, &run).await,
         Command::Runs(Runs::Resume { run }) => runs::resume::run(invocation, &run).await,
+        Command::Runs(Runs::Approve { run, hosts, note }) => {
+            runs::approve::run(invocation, &run, hosts, note).await
+        }
         Command::Runs(Runs::Cancel { run, reason }) => runs::cancel::run(invocation, &run, reason).await,
         Command::Incidents(Incidents::List { closed, limit }) => {
             incidents::list::run(invocation, closed, limit).await

@@ -11,10 +11,13 @@ use vigie_proto::{
     order::{Batch, BatchError, Domain, MAX_WINDOW_MS, SigningKey, digest},
     selector::Selector,
     text::escape,
-    v1::{Leaf, Manifest, PlanEntry, Request, RunSpec, Signature, Target, request, run_spec::Kind},
+    v1::{
+        Leaf, Manifest, PlanEntry, Request, RunSpec, Signature, Target, plan_step::Kind as Step, request,
+        run_spec::Kind,
+    },
 };
 
-use vigie_runbook::{Bound, StepSpec};
+use vigie_runbook::{Bound, Evidence, StepSpec, Subject};
 
 use crate::view::run::RunView;
 
@@ -106,8 +109,11 @@ impl Plan {
         for entry in &planned.entries {
             let target = view.target(entry.target).ok_or(Distrust::Hidden)?;
             let twice = || Distrust::Twice(escape(&target.host_name, false).into_owned());
-            // What is asked for once is done once.
-            let one = bound.is_some() || entry.leaves.len() == 1;
+            // What is asked for once is done once, and what is refused is not done.
+            let one = match entry.refused {
+                Some(_) => entry.leaves.is_empty(),
+                None => bound.is_some() || entry.leaves.len() == 1,
+            };
             if !one || !targets.insert((&target.host, &target.stack)) {
                 return Err(twice());
             }
@@ -121,7 +127,7 @@ impl Plan {
                     leaves.get(*index as usize).filter(|_| shown.insert(*index)).ok_or(Distrust::Hidden)?;
                 task(leaf, target, spec)?;
             }
-            if let Some(bound) = &bound {
+            if let Some(bound) = bound.as_ref().filter(|_| entry.refused.is_none()) {
                 remedy(bound, entry, &leaves, target)?;
             }
         }
@@ -178,13 +184,32 @@ fn remedy(bound: &Bound, entry: &PlanEntry, leaves: &[Leaf], target: &Target) ->
     let expected = bound.steps(&entry.remedy, &target.stack);
     let planned: Vec<_> = entry.leaves.iter().filter_map(|index| leaves.get(*index as usize)).collect();
     let same = |(leaf, step): (&&Leaf, &StepSpec)| {
-        leaf.operation.as_ref() == Some(&step.request) && leaf.timeout_ms == step.timeout_ms
+        leaf.operation.as_ref() == Some(&step.request)
+            && (leaf.step, leaf.timeout_ms) == (step.step, step.timeout_ms)
     };
-    if planned.len() == expected.len() && planned.iter().zip(&expected).all(same) {
+    let actions = planned.len() == expected.len() && planned.iter().zip(&expected).all(same);
+    if actions && outlined(bound, entry, target) {
         return Ok(());
     }
     let lines = planned.iter().filter_map(|leaf| crate::view::request::line(leaf.operation.as_ref()?));
     Err(Distrust::OtherOperation(lines.collect::<Vec<_>>().join("; ")))
+}
+
+/// The steps between the actions, and the conditions, are the runbook's. Only the words of those that wait are the
+/// controller's: there is evidence in them.
+fn outlined(bound: &Bound, entry: &PlanEntry, target: &Target) -> bool {
+    let subject = Subject { host: &target.host_name, stack: &target.stack, now_ms: 0 };
+    let mut outline = bound.outline(&entry.remedy, &subject, &Evidence::new());
+    let first = entry.leaves.first().copied().unwrap_or(0);
+    for (step, shown) in outline.iter_mut().zip(&entry.steps) {
+        match (&mut step.kind, &shown.kind) {
+            (Some(Step::Leaf(leaf)), _) => *leaf += first,
+            (Some(Step::Wait(wait)), Some(Step::Wait(shown))) => wait.says.clone_from(&shown.says),
+            (Some(Step::Manual(step)), Some(Step::Manual(shown))) => step.says.clone_from(&shown.says),
+            _ => {}
+        }
+    }
+    outline == entry.steps
 }
 
 /// One task is for the host that is shown, which was selected, and does what was asked.

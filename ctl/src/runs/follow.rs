@@ -9,8 +9,8 @@ use vigie_proto::{
     order::{CLOCK_ALLOWANCE_MS, SigningKey},
     text::escape,
     v1::{
-        CancelRunRequest, OutputChunk, ProbePurpose, RunMode, RunSpec, SignRunRequest, WatchRunRequest,
-        watch_run_response::Item,
+        AcknowledgeRunRequest, CancelRunRequest, OutputChunk, ProbePurpose, RunMode, RunSpec, SignRunRequest,
+        WatchRunRequest, watch_run_response::Item,
     },
 };
 
@@ -21,7 +21,12 @@ use super::{
     submit::{may_pass, submit},
 };
 use crate::{
-    client::Client, error::Error, invocation::Invocation, output::look::count, view, view::run::RunView,
+    client::Client,
+    error::Error,
+    invocation::Invocation,
+    output::look::count,
+    view,
+    view::run::{RunView, StepView, TaskView},
 };
 
 /// Before each attempt to attach again; the last one repeats.
@@ -104,6 +109,8 @@ struct Follower<'a> {
     signer: Option<Signer>,
     /// The manifest that the person was asked about last.
     asked_about: Vec<u8>,
+    /// The steps that the person was told to do, by their words and their end.
+    told_of: Vec<(String, i64)>,
     /// What each task's output ended with, for the progress line.
     tails: HashMap<String, String>,
 }
@@ -111,7 +118,15 @@ struct Follower<'a> {
 impl<'a> Follower<'a> {
     fn new(invocation: &'a mut Invocation, client: &'a Client, run: RunId, signer: Option<Signer>) -> Self {
         let view = RunView::new(&run.to_string());
-        Self { invocation, client, view, signer, asked_about: Vec::new(), tails: HashMap::new() }
+        Self {
+            invocation,
+            client,
+            view,
+            signer,
+            asked_about: Vec::new(),
+            told_of: Vec::new(),
+            tails: HashMap::new(),
+        }
     }
 
     async fn until_closed(mut self) -> Result<RunView, Error> {
@@ -132,6 +147,7 @@ impl<'a> Follower<'a> {
                 Ok(()) if !live => {
                     live = true;
                     self.consent().await?;
+                    self.deeds().await?;
                     continue;
                 }
                 Ok(()) if attempt < ATTEMPTS => {}
@@ -196,6 +212,7 @@ impl<'a> Follower<'a> {
                         if follow {
                             self.invocation.output.progress(&progress(&self.view));
                             self.consent().await?;
+                            self.deeds().await?;
                         }
                     }
                     Some(Item::Output(chunk)) => self.output(&chunk),
@@ -314,6 +331,49 @@ impl<'a> Follower<'a> {
         }
     }
 
+    /// Tells what a person has to do now, and asks for the word that it is done. Nothing else gives that word: who was
+    /// asked to agree to a plan has not yet done what stands in it.
+    async fn deeds(&mut self) -> Result<(), Error> {
+        let awaited = self.view.awaited().into_iter();
+        let awaited: Vec<_> = awaited
+            .map(|(says, until_ms, targets)| (says.to_owned(), until_ms, targets))
+            .filter(|(says, until_ms, _)| {
+                !self.told_of.iter().any(|told| (&told.0, told.1) == (says, *until_ms))
+            })
+            .collect();
+        for (says, until_ms, targets) in awaited {
+            self.told_of.push((says.clone(), until_ms));
+            let look = self.invocation.output.talk.clone();
+            let label = self.view.label(&targets);
+            let until = look.clock(until_ms);
+            let what = escape(&says, true).into_owned();
+            self.invocation.output.say(format!("{label}: to be done by a person, until {until}:\n  {what}"));
+            let run = self.view.run.clone();
+            let hosts = targets.iter().filter_map(|target| self.view.target(*target));
+            let hosts: Vec<_> = hosts.map(|target| target.host_name.clone()).collect();
+            let asks = self.signer.is_some() && self.invocation.asks() && !self.invocation.yes;
+            if asks && self.invocation.agrees("Is it done?", Some(&run)).await? {
+                self.acknowledge(hosts).await?;
+            } else {
+                self.invocation.output.say(format!("`vigiectl runs approve {run}` says that it is done."));
+            }
+        }
+        Ok(())
+    }
+
+    async fn acknowledge(&mut self, hosts: Vec<String>) -> Result<(), Error> {
+        let request = AcknowledgeRunRequest { run: self.view.run.clone(), hosts, note: String::new() };
+        match self.client.runs().acknowledge_run(request).await {
+            Ok(_) => Ok(()),
+            // The time was up, or somebody else said it.
+            Err(status) if status.code() == Code::FailedPrecondition => {
+                self.invocation.output.say(escape(status.message(), false).into_owned());
+                Ok(())
+            }
+            Err(status) => Err(Error::rpc("saying that it is done")(status)),
+        }
+    }
+
     async fn decline(&mut self) -> Result<(), Error> {
         let request =
             CancelRunRequest { run: self.view.run.clone(), reason: "the operator said no".to_owned() };
@@ -331,9 +391,24 @@ fn progress(view: &RunView) -> String {
     let total = view.opened.targets.len();
     let distinct = |targets: Vec<u32>| targets.into_iter().collect::<std::collections::BTreeSet<_>>().len();
     if view.signed {
-        let ended = view.tasks.iter().filter(|task| task.outcome.is_some()).count();
-        if ended < view.tasks.len() {
-            return format!("{title}: {ended} of {} ended", count(view.tasks.len(), "task"));
+        if let Some(held) = view.held.values().next() {
+            let (run, says) = (escape(&held.run, false), escape(&held.says, false));
+            return format!("{title}: waits for run {run} ({says}), which changes the same stack");
+        }
+        let waits = view.steps.iter().find_map(|((target, _), step)| match step {
+            StepView::Open { says, .. } => Some((*target, says)),
+            _ => None,
+        });
+        if let Some((target, says)) = waits {
+            return format!("{title}: {} waits: {}", view.label(&[target]), escape(says, false));
+        }
+        let tasks = view.present_tasks();
+        let left_out = |task: &&TaskView| {
+            matches!(view.steps.get(&(task.target, task.leaf.step)), Some(StepView::LeftOut(_)))
+        };
+        let ended = tasks.iter().filter(|task| task.outcome.is_some() || left_out(task)).count();
+        if ended < tasks.len() {
+            return format!("{title}: {ended} of {} ended", count(tasks.len(), "task"));
         }
         if view.runbook_id().is_none() {
             return format!("{title}: ended");

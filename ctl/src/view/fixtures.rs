@@ -5,9 +5,9 @@ use vigie_proto::{
     v1::{
         CheckState, ChecklistLine, Closed, ComposeRestartRequest, Concluded, Conclusion, Evidence, Failure,
         Finding, FindingState, Leaf, Manifest, Observation, Observed, Opened, Outcome, OutcomeStatus,
-        PlanEntry, Planned, ProbePurpose, Request, RestoreAdvice, RunEvent, RunMode, RunSpec, RunVerdict,
-        RunbookCall, Selector, Signed, Target, TaskEnded, TasksEnded, request, result, run_event::Event,
-        run_spec::Kind,
+        PlanEntry, PlanStep, Planned, ProbePurpose, Request, RestoreAdvice, RunEvent, RunMode, RunSpec,
+        RunVerdict, RunbookCall, Selector, Signed, Target, TaskEnded, TasksEnded, plan_step, request, result,
+        run_event::Event, run_spec::Kind,
     },
 };
 
@@ -136,6 +136,7 @@ impl Fleet {
             step: 0,
             operation: Some(restart("sylion")),
             timeout_ms,
+            ..Default::default()
         };
         let leaves: Vec<_> = self.targets.iter().enumerate().map(leaf).collect();
         let remedy = if self.is_runbook() { "restart" } else { "" };
@@ -146,6 +147,11 @@ impl Fleet {
             title: title.to_owned(),
             leaves: vec![index],
             preview: vec!["would restart backend".to_owned()],
+            steps: match self.is_runbook() {
+                true => vec![PlanStep { kind: Some(plan_step::Kind::Leaf(index)), when: String::new() }],
+                false => Vec::new(),
+            },
+            ..Default::default()
         };
         let runbook_digest = if self.is_runbook() { digest(RUNBOOK.as_bytes()).to_vec() } else { Vec::new() };
         let manifest = Manifest {
@@ -162,6 +168,7 @@ impl Fleet {
             entries: (0..u32::try_from(leaves.len()).unwrap()).map(entry).collect(),
             manifest: batch.manifest().to_vec(),
             leaves: batch.leaves().to_vec(),
+            later: 0,
         })
     }
 

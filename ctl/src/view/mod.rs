@@ -15,6 +15,7 @@ pub(crate) mod request;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod status;
+mod steps;
 pub(crate) mod timeline;
 
 #[cfg(test)]

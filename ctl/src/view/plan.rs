@@ -7,10 +7,15 @@ use vigie_proto::{
     operation::{Effect, Operation},
     order::digest,
     text::escape,
-    v1::{Leaf, Manifest, Outcome, Planned, Request},
+    v1::{Leaf, Manifest, Outcome, Planned, Request, run_event::Event},
 };
 
-use super::{diagnose::failure, request, run::RunView};
+use super::{
+    diagnose::failure,
+    request,
+    run::{RunView, TaskView},
+    steps,
+};
 use crate::output::{
     document,
     look::{Look, count, duration_ms},
@@ -27,27 +32,32 @@ pub(crate) fn text(
     leaves: &[Leaf],
     look: &Look,
 ) -> String {
-    type Key = (String, String, Vec<(Request, u32)>, Vec<String>);
+    type Key = (String, String, Vec<steps::Planned>, Vec<String>, Option<Outcome>);
     let mut groups: Vec<(Key, Vec<u32>)> = Vec::new();
     for entry in &planned.entries {
-        let steps = entry.leaves.iter().filter_map(|index| leaves.get(*index as usize));
-        let steps = steps.map(|leaf| (leaf.operation.clone().unwrap_or_default(), leaf.timeout_ms)).collect();
-        let key = (entry.remedy.clone(), entry.title.clone(), steps, entry.preview.clone());
+        let steps = steps::planned(entry, leaves);
+        let preview = entry.preview.clone();
+        let key = (entry.remedy.clone(), entry.title.clone(), steps, preview, entry.refused.clone());
         match groups.iter_mut().find(|(other, _)| *other == key) {
             Some((_, targets)) => targets.push(entry.target),
             None => groups.push((key, vec![entry.target])),
         }
     }
     let mut text = String::new();
-    for ((remedy, title, steps, preview), targets) in groups {
+    for ((remedy, title, steps, preview, refused), targets) in groups {
         let what = match (remedy.as_str(), title.as_str()) {
             ("", title) => escape(title, false).into_owned(),
             (remedy, "") => escape(remedy, false).into_owned(),
             (remedy, title) => format!("{}: {}", escape(remedy, false), escape(title, false)),
         };
         text.push_str(&format!("{}  {what}\n", look.bold(&view.label(&targets))));
-        for (number, (operation, timeout_ms)) in steps.iter().enumerate() {
-            text.push_str(&step(number + 1, operation, *timeout_ms, look));
+        if let Some(refused) = refused {
+            let why = targets.first().map_or("", |target| view.reason(*target, &refused));
+            text.push_str(&format!("  {}\n", failure(&refused, why, look).replace('\n', "\n  ")));
+            continue;
+        }
+        for (number, step) in steps.iter().enumerate() {
+            text.push_str(&step.text(number + 1, look));
         }
         for line in preview {
             text.push_str(&format!("     {} {}\n", look.dim("→"), escape(&line, false)));
@@ -62,10 +72,14 @@ pub(crate) fn text(
         look.time(manifest.not_after_ms),
         short_digest(&planned.manifest),
     ));
+    if planned.later > 0 {
+        let later = count(planned.later as usize, "target");
+        text.push_str(&format!("{later} more, each shown and asked about when its turn comes\n"));
+    }
     text
 }
 
-fn step(number: usize, operation: &Request, timeout_ms: u32, look: &Look) -> String {
+pub(super) fn step(number: usize, operation: &Request, timeout_ms: u32, look: &Look) -> String {
     let effect = match Operation::of(operation).map(|operation| operation.effect) {
         Ok(Effect::Observe) => look.dim("looks"),
         Ok(Effect::Destroy) => look.red("DESTROYS"),
@@ -84,23 +98,29 @@ pub(crate) fn short_digest(manifest: &[u8]) -> String {
     text
 }
 
+/// What became of one task.
+pub(super) fn task_result(view: &RunView, task: &TaskView, look: &Look) -> String {
+    let operation = task.leaf.operation.clone().unwrap_or_default();
+    let line = request::line(&operation).unwrap_or_else(|| "unknown operation".to_owned());
+    match &task.outcome {
+        None if task.started_at_ms > 0 => format!("{} {line}  runs", look.yellow("…")),
+        None => format!("{} {line}  not started", look.dim("·")),
+        Some(outcome) if outcome.is_success() => format!("{} {line}", look.green("✓")),
+        Some(outcome) => format!("{} {line}  {}", look.red("✗"), ended(view, task.target, outcome, look)),
+    }
+}
+
 /// What became of each step, targets with the same outcomes together.
 pub(crate) fn results(view: &RunView, look: &Look) -> String {
-    if !view.signed {
+    let signed = view.events.iter().any(|event| matches!(event.event, Some(Event::Signed(_))));
+    let refused = view.entries.values().any(|entry| entry.refused.is_some());
+    let shown = signed || (refused && view.closed.is_some());
+    if !shown {
         return String::new();
     }
-    let mut by_target: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-    for task in &view.tasks {
-        let operation = task.leaf.operation.clone().unwrap_or_default();
-        let line = request::line(&operation).unwrap_or_else(|| "unknown operation".to_owned());
-        let line = match &task.outcome {
-            None if task.started_at_ms > 0 => format!("{} {line}  runs", look.yellow("…")),
-            None => format!("{} {line}  not started", look.dim("·")),
-            Some(outcome) if outcome.is_success() => format!("{} {line}", look.green("✓")),
-            Some(outcome) => format!("{} {line}  {}", look.red("✗"), ended(view, task.target, outcome, look)),
-        };
-        by_target.entry(task.target).or_default().push(line);
-    }
+    let entries = view.entries.iter();
+    let by_target: BTreeMap<u32, Vec<String>> =
+        entries.map(|(target, entry)| (*target, steps::results(view, *target, entry, look))).collect();
     let mut groups: Vec<(Vec<String>, Vec<u32>)> = Vec::new();
     for (target, lines) in by_target {
         match groups.iter_mut().find(|(other, _)| *other == lines) {

@@ -10,8 +10,8 @@ use std::{
 
 use prost::Message as _;
 use vigie_proto::v1::{
-    Closed, Conclusion, Leaf, Observation, Opened, Outcome, OutcomeStatus, Planned, ProbePurpose, RunEvent,
-    RunMode, RunVerdict, Target, run_event::Event, run_spec::Kind,
+    Closed, Conclusion, Leaf, Observation, Opened, Outcome, OutcomeStatus, PlanEntry, Planned, ProbePurpose,
+    RunEvent, RunMode, RunVerdict, StackHeld, Target, WaitEnd, run_event::Event, run_spec::Kind,
 };
 
 use vigie_runbook::Runbook;
@@ -35,8 +35,16 @@ pub(crate) struct RunView {
     pub(crate) verifications: BTreeMap<u32, Conclusion>,
     pub(crate) plan: Option<Planned>,
     pub(crate) signed: bool,
-    /// The latest plan's tasks, in the order of its leaves.
+    /// The tasks of the plans that were signed, and of the latest one, in the order of their leaves.
     pub(crate) tasks: Vec<TaskView>,
+    /// What the same plans hold, by target.
+    pub(crate) entries: BTreeMap<u32, PlanEntry>,
+    /// How many of the tasks belong to plans before the latest.
+    earlier: usize,
+    /// Steps that wait, or are left out: by target and place.
+    pub(crate) steps: BTreeMap<(u32, u32), StepView>,
+    /// Targets that wait for other runs, which change their stacks.
+    pub(crate) held: BTreeMap<u32, StackHeld>,
     pub(crate) closed: Option<Closed>,
     pub(crate) closed_at_ms: i64,
     /// The events themselves, for timelines and reports.
@@ -50,6 +58,19 @@ pub(crate) struct TaskView {
     pub(crate) leaf: Leaf,
     pub(crate) started_at_ms: i64,
     pub(crate) outcome: Option<Outcome>,
+}
+
+/// A step that is no task, or whose task is left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StepView {
+    /// It waits since then, and until then.
+    Open { manual: bool, says: String, since_ms: i64, until_ms: i64 },
+    /// What it waited for came, or a person did it: who, with their note.
+    Done(Option<(String, String)>),
+    /// The remedy stopped there, and why.
+    Stopped(String),
+    /// Its condition did not hold; why it could not be judged, where it could not.
+    LeftOut(String),
 }
 
 /// How a target of a diagnosis fares.
@@ -119,10 +140,14 @@ impl RunView {
                 }
             }
             Some(Event::Planned(planned)) => {
-                self.tasks = tasks(planned);
+                self.drop_unsigned();
+                self.earlier = self.tasks.len();
+                self.tasks.extend(tasks(planned));
+                self.entries.extend(planned.entries.iter().map(|entry| (entry.target, entry.clone())));
                 self.plan = Some(planned.clone());
                 self.signed = false;
             }
+            Some(Event::Lapsed(_)) => self.drop_unsigned(),
             Some(Event::Signed(_)) => self.signed = true,
             Some(Event::Started(started)) => {
                 for started in &started.tasks {
@@ -138,9 +163,78 @@ impl RunView {
                 self.closed = Some(closed.clone());
                 self.closed_at_ms = event.at_ms;
             }
-            Some(Event::Owned(_) | Event::Sent(_) | Event::Noted(_)) | None => {}
+            Some(Event::Sent(sent)) => {
+                for order in &sent.orders {
+                    let task = self.tasks.iter().find(|task| task.leaf.order == *order);
+                    if let Some(target) = task.map(|task| task.target) {
+                        self.held.remove(&target);
+                    }
+                }
+            }
+            Some(Event::WaitsOpened(opened)) => {
+                for wait in &opened.waits {
+                    let open = StepView::Open {
+                        manual: wait.manual,
+                        says: wait.says.clone(),
+                        since_ms: event.at_ms,
+                        until_ms: wait.until_ms,
+                    };
+                    self.steps.insert((wait.target, wait.step), open);
+                    self.held.remove(&wait.target);
+                }
+            }
+            Some(Event::WaitsClosed(closed)) => {
+                for wait in &closed.waits {
+                    let step = match wait.end() {
+                        WaitEnd::Held => StepView::Done(None),
+                        _ => StepView::Stopped(wait.why.clone()),
+                    };
+                    self.steps.insert((wait.target, wait.step), step);
+                }
+            }
+            Some(Event::ManualDone(done)) => {
+                for step in &done.steps {
+                    let by = (done.operator.clone(), done.note.clone());
+                    self.steps.insert((step.target, step.step), StepView::Done(Some(by)));
+                }
+            }
+            Some(Event::LeftOut(left_out)) => {
+                for step in &left_out.steps {
+                    self.steps.insert((step.target, step.step), StepView::LeftOut(step.unknown.clone()));
+                }
+            }
+            Some(Event::Held(held)) => {
+                self.held.extend(held.stacks.iter().map(|held| (held.target, held.clone())));
+            }
+            Some(Event::Owned(_) | Event::Noted(_) | Event::CancelAsked(_)) | None => {}
         }
         self.events.push(event);
+    }
+
+    /// A plan that nobody signed is no part of the run any more.
+    fn drop_unsigned(&mut self) {
+        if let Some(plan) = self.plan.take_if(|_| !self.signed) {
+            self.tasks.truncate(self.earlier);
+            self.entries.retain(|target, _| !plan.entries.iter().any(|entry| entry.target == *target));
+        }
+    }
+
+    /// The tasks of the latest plan.
+    pub(crate) fn present_tasks(&self) -> &[TaskView] {
+        self.tasks.get(self.earlier..).unwrap_or_default()
+    }
+
+    /// Where a person is waited for: what for and until when, with the targets.
+    pub(crate) fn awaited(&self) -> Vec<(&str, i64, Vec<u32>)> {
+        let mut awaited: Vec<(&str, i64, Vec<u32>)> = Vec::new();
+        for ((target, _), step) in &self.steps {
+            let StepView::Open { manual: true, says, until_ms, .. } = step else { continue };
+            match awaited.iter_mut().find(|(other, until, _)| other == says && until == until_ms) {
+                Some((.., targets)) => targets.push(*target),
+                None => awaited.push((says, *until_ms, vec![*target])),
+            }
+        }
+        awaited
     }
 
     fn task(&mut self, order: &str, change: impl FnOnce(&mut TaskView)) {
@@ -173,7 +267,8 @@ impl RunView {
 
     /// Whether the run waits for a signature over its latest plan.
     pub(crate) fn awaits_signature(&self) -> bool {
-        self.plan.as_ref().is_some_and(|plan| !plan.leaves.is_empty())
+        let plan = self.plan.as_ref();
+        plan.is_some_and(|plan| plan.entries.iter().any(|entry| entry.refused.is_none()))
             && !self.signed
             && self.closed.is_none()
             && self.mode() != RunMode::Plan
@@ -230,16 +325,17 @@ impl RunView {
         self.observations
             .iter()
             .filter(move |seen| seen.target == target)
-            .filter(|seen| !matches!(seen.purpose(), ProbePurpose::Preview | ProbePurpose::Verification))
+            .filter(|seen| matches!(seen.purpose(), ProbePurpose::Diagnosis | ProbePurpose::Unspecified))
             .filter_map(|seen| seen.outcome.as_ref())
     }
 
     /// For a run of a single operation: how it ended on a target, the last outcome counting; `None` while unknown.
     pub(crate) fn outcome(&self, target: u32) -> Option<&Outcome> {
         let task = self.tasks.iter().rfind(|task| task.target == target);
+        let refused = self.entries.get(&target).and_then(|entry| entry.refused.as_ref());
         match task {
             Some(task) => task.outcome.as_ref(),
-            None => self.probes(target).last(),
+            None => refused.or_else(|| self.probes(target).last()),
         }
     }
 

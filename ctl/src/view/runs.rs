@@ -20,6 +20,7 @@ pub(crate) fn phase_word(phase: RunPhase) -> &'static str {
         RunPhase::Previewing => "previewing",
         RunPhase::AwaitingSignature => "waits for a signature",
         RunPhase::Acting => "acting",
+        RunPhase::AwaitingPerson => "waits for a person",
         RunPhase::Verifying => "verifying",
         RunPhase::Closed => "closed",
     }

@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 use vigie_proto::{
     text::escape,
-    v1::{Conclusion, FindingState, Leaf, Outcome, OutcomeStatus, ProbePurpose, RunEvent, run_event::Event},
+    v1::{
+        Conclusion, FindingState, Leaf, Outcome, OutcomeStatus, ProbePurpose, RunEvent, WaitEnd,
+        run_event::Event,
+    },
 };
 
 use prost::Message as _;
@@ -81,6 +84,12 @@ fn lines(view: &RunView, event: &RunEvent, look: &Look) -> Vec<String> {
                 leaves.map(|leaf| (Some(entry.target), leaf_line(leaf)))
             });
             lines.extend(grouped(view, steps).into_iter().map(|line| format!("  {line}")));
+            let refused = planned.entries.iter().filter_map(|entry| {
+                let refused = entry.refused.as_ref()?;
+                let why = diagnose::failure(refused, view.reason(entry.target, refused), look);
+                Some((Some(entry.target), format!("nothing is planned: {}", why.replace('\n', "\n    "))))
+            });
+            lines.extend(grouped(view, refused).into_iter().map(|line| format!("  {line}")));
             lines
         }
         Some(Event::Signed(signed)) => {
@@ -106,6 +115,62 @@ fn lines(view: &RunView, event: &RunEvent, look: &Look) -> Vec<String> {
                 (target, format!("{what}: {how}"))
             }),
         ),
+        Some(Event::WaitsOpened(opened)) => grouped(
+            view,
+            opened.waits.iter().map(|wait| {
+                let says = escape(&wait.says, false);
+                let line = match wait.manual {
+                    true => format!("{} {says}", look.yellow("waits for a person:")),
+                    false => format!("waits: {says}"),
+                };
+                (Some(wait.target), line)
+            }),
+        ),
+        Some(Event::WaitsClosed(closed)) => grouped(
+            view,
+            closed.waits.iter().map(|wait| {
+                let line = match wait.end() {
+                    WaitEnd::Held => "what was waited for came".to_owned(),
+                    _ => look.red(&format!("stopped: {}", escape(&wait.why, false))),
+                };
+                (Some(wait.target), line)
+            }),
+        ),
+        Some(Event::ManualDone(done)) => {
+            let (by, note) = (escape(&done.operator, false), escape(&done.note, false));
+            let note = if note.is_empty() { String::new() } else { format!(": {note}") };
+            let line = format!("{} says that it is done{note}", look.bold(&by));
+            grouped(view, done.steps.iter().map(|step| (Some(step.target), line.clone())))
+        }
+        Some(Event::LeftOut(left_out)) => grouped(
+            view,
+            left_out.steps.iter().map(|step| {
+                let why = match step.unknown.as_str() {
+                    "" => "its condition does not hold".to_owned(),
+                    why => format!("its condition could not be judged: {}", escape(why, false)),
+                };
+                let what = match step.order.as_str() {
+                    "" => String::new(),
+                    order => format!(" ({})", task(view, order).1),
+                };
+                (Some(step.target), format!("step {}{what} is left out: {why}", step.step + 1))
+            }),
+        ),
+        Some(Event::Held(held)) => grouped(
+            view,
+            held.stacks.iter().map(|held| {
+                let (run, says) = (escape(&held.run, false), escape(&held.says, false));
+                (Some(held.target), format!("waits for run {run} ({says}), which changes the same stack"))
+            }),
+        ),
+        Some(Event::Lapsed(_)) => {
+            vec!["the plan was not signed in time; what it would lose is looked at anew".to_owned()]
+        }
+        Some(Event::CancelAsked(asked)) => {
+            let (by, reason) = (escape(&asked.operator, false), escape(&asked.reason, false));
+            let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+            vec![format!("{} ends the run{reason}", look.bold(&by))]
+        }
         Some(Event::Noted(noted)) => {
             let by = if noted.operator.is_empty() {
                 String::new()
@@ -175,6 +240,8 @@ fn observations(view: &RunView, events: &[RunEvent]) -> Vec<String> {
     let line = |((purpose, round, status, reason), probes, targets): (Key<'_>, Vec<&str>, Vec<u32>)| {
         let purpose = match purpose {
             ProbePurpose::Preview => "preview: ".to_owned(),
+            ProbePurpose::Preparation => "preparation: ".to_owned(),
+            ProbePurpose::Wait => format!("while waiting, round {round}: "),
             ProbePurpose::Verification => format!("verification, round {}: ", round + 1),
             _ => String::new(),
         };

@@ -260,7 +260,9 @@ impl Dispatch {
                     self.tell_symptoms().await;
                 }
                 // Asked again on the next session.
-                to_agent::Message::Probe(_) | to_agent::Message::Execute(_) => {}
+                to_agent::Message::Probe(_)
+                | to_agent::Message::Execute(_)
+                | to_agent::Message::Prepare(_) => {}
                 // The network half's own business.
                 to_agent::Message::Welcome(_) | to_agent::Message::Drain(_) => {}
             },

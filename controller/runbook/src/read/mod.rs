@@ -4,6 +4,7 @@
 mod probes;
 mod reader;
 mod runbook;
+mod steps;
 pub(crate) mod tree;
 
 pub(crate) use reader::{Entries, MAX_ITEMS, Reader, duration_ms};

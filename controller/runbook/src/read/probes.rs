@@ -1,4 +1,4 @@
-//! Probes, steps and verifications: whatever holds an operation.
+//! Probes, calls and verifications: whatever asks something.
 
 use vigie_proto::{
     descriptors,
@@ -9,13 +9,13 @@ use super::{Content, Entries, Node, Reader, Span, unknown_ids};
 use crate::{
     call::Call,
     diagnostic::suggest,
-    model::{Probe, Step, Verify},
+    model::{Probe, Verify},
     parameters::Values,
     rules::{Names, Rule},
 };
 
 /// The longest that an operation may be given.
-const MAX_TIMEOUT_MS: u32 = 3_600_000;
+pub(super) const MAX_TIMEOUT_MS: u32 = 3_600_000;
 /// The longest that a verification may take, and the longest pause in it.
 const MAX_VERIFICATION_MS: u32 = 3_600_000;
 
@@ -71,12 +71,12 @@ fn probe(node: &Node, context: &Context<'_>, names: &mut Names, reader: &mut Rea
     Some(Probe { id, call: call?, timeout_ms, after: after.into_iter().map(|(id, _)| id).collect() })
 }
 
-fn default_timeout(operation: &Operation) -> u32 {
+pub(super) fn default_timeout(operation: &Operation) -> u32 {
     u32::try_from(operation.timeout().as_millis()).unwrap_or(MAX_TIMEOUT_MS)
 }
 
 /// The one entry that is an operation. The call is missing when its arguments are wrong.
-fn call(
+pub(super) fn call(
     mut entries: Entries<'_>,
     context: &Context<'_>,
     reader: &mut Reader<'_>,
@@ -108,24 +108,6 @@ fn call(
     found
 }
 
-/// The steps of a remedy.
-pub(super) fn steps(node: &Node, context: &Context<'_>, reader: &mut Reader<'_>) -> Vec<Step> {
-    let mut steps = Vec::new();
-    for item in reader.items(node, "`steps`") {
-        let Some(mut entries) = reader.entries(item, "a step") else { continue };
-        let timeout =
-            entries.take("timeout").and_then(|node| reader.duration(node, "`timeout`", MAX_TIMEOUT_MS));
-        let Some((operation, call)) = call(entries, context, reader) else { continue };
-        if !operation.needs_order() {
-            let hint = "what only reads belongs into `verify`";
-            reader.error(item.span, format!("{} changes nothing", operation.name), hint);
-        }
-        let timeout_ms = timeout.unwrap_or_else(|| default_timeout(operation));
-        steps.extend(call.map(|call| Step { call, timeout_ms }));
-    }
-    steps
-}
-
 /// A verification: its probes, which may be those of the diagnosis by their ids, and when they satisfy it.
 pub(super) fn verify(
     node: &Node,
@@ -133,8 +115,18 @@ pub(super) fn verify(
     diagnosis: (&[Probe], &Names),
     reader: &mut Reader<'_>,
 ) -> (Option<Verify>, Names) {
+    let Some(entries) = reader.entries(node, "a verification") else { return (None, Names::default()) };
+    until(entries, context, diagnosis, reader)
+}
+
+/// What is asked until a rule holds.
+pub(super) fn until(
+    mut entries: Entries<'_>,
+    context: &Context<'_>,
+    diagnosis: (&[Probe], &Names),
+    reader: &mut Reader<'_>,
+) -> (Option<Verify>, Names) {
     let mut names = Names { parameters: context.names.parameters.clone(), ..Names::default() };
-    let Some(mut entries) = reader.entries(node, "a verification") else { return (None, names) };
     let mut list = Vec::new();
     if let Some(node) = entries.require("probes", reader) {
         for item in reader.items(node, "`probes`") {

@@ -7,12 +7,12 @@ use regex::Regex;
 use super::{
     Content, Entries, Node, Reader, Span,
     probes::{self, Context},
-    tree, unknown_ids,
+    steps, tree, unknown_ids,
 };
 use crate::{
     diagnostic::{Diagnostic, Severity},
     model::{
-        Check, Contact, Finding, FindingSeverity, Probe, Remedy, Restore, Risk, Runbook, Scope, Symptom,
+        Check, Contact, Finding, FindingSeverity, Probe, Remedy, Restore, Risk, Runbook, Scope, Step, Symptom,
     },
     parameters::{Parameter, ParameterType, Values},
     rollout::{Batch, Rollout},
@@ -80,8 +80,15 @@ fn parts(root: &Node, reader: &mut Reader<'_>) -> Option<Runbook> {
     let verify = verify_node.and_then(|node| verification(node, reader));
     let mut remedies = Vec::new();
     for item in entries.take("remedies").map(|node| reader.items(node, "`remedies`")).unwrap_or_default() {
-        let remedy =
-            remedy(item, &context, &names, &findings, &mut verification, verify_node.is_some(), reader);
+        let remedy = remedy(
+            item,
+            &context,
+            (&probes, &names),
+            &findings,
+            &mut verification,
+            verify_node.is_some(),
+            reader,
+        );
         if let Some(remedy) = remedy {
             if remedies.iter().any(|known: &Remedy| known.id == remedy.id) {
                 reader.error(item.span, format!("there are two remedies `{}`", remedy.id), "");
@@ -295,7 +302,7 @@ fn reader_items(node: &Node) -> usize {
 fn remedy(
     node: &Node,
     context: &Context<'_>,
-    names: &Names,
+    diagnosis: (&[Probe], &Names),
     findings: &[Finding],
     verification: &mut dyn FnMut(&Node, &mut Reader<'_>) -> Option<crate::model::Verify>,
     common: bool,
@@ -307,12 +314,12 @@ fn remedy(
     let risk = entries.require("risk", reader).and_then(|node| reader.word(node, "`risk`", Risk::WORDS));
     let cures = entries.require("for", reader).map(|node| reader.ids(node, "`for`")).unwrap_or_default();
     unknown_ids(&cures, || findings.iter().map(|finding| &finding.id), "a finding", reader);
-    let when = entries.take("when").map(|node| Rule::read(node, "`when`", names, reader));
+    let when = entries.take("when").map(|node| Rule::read(node, "`when`", diagnosis.1, reader));
     let steps = entries.require("steps", reader).map(|node| {
         if matches!(&node.content, Content::List(items) if items.is_empty()) {
             reader.error(node.span, "a remedy has at least one step", "");
         }
-        probes::steps(node, context, reader)
+        steps::steps(node, context, diagnosis, reader)
     });
     let own = entries.take("verify");
     let verify = own.map(|node| verification(node, reader));
@@ -462,12 +469,15 @@ fn idle(runbook: &Runbook, places: &Places, reader: &mut Reader<'_>) {
     let rules = runbook.findings.iter().flat_map(|f| std::iter::once(&f.when).chain(&f.evidence));
     let rules = rules.chain(runbook.symptoms.iter().map(|symptom| &symptom.when));
     let rules = rules.chain(runbook.remedies.iter().filter_map(|remedy| remedy.when.as_ref()));
+    let steps = || runbook.remedies.iter().flat_map(|remedy| &remedy.steps);
+    let rules = rules.chain(steps().filter_map(|step| step.when.as_ref()));
     let rules = rules.chain(runbook.restore.iter().filter_map(|restore| restore.when.as_ref()));
     let rules = rules.chain(runbook.checklist.iter().filter_map(|check| check.when.as_ref()));
     let rules = rules.chain(runbook.verifications().map(|verify| &verify.until));
     let templates = runbook.findings.iter().flat_map(|f| std::iter::once(&f.says).chain(&f.advise));
     let templates = templates.chain(runbook.symptoms.iter().map(|symptom| &symptom.says));
     let templates = templates.chain(runbook.restore.iter().map(|restore| &restore.why));
+    let templates = templates.chain(steps().filter_map(Step::says));
     let mentioned: Vec<_> =
         rules.map(Rule::mentioned).chain(templates.flat_map(Template::mentioned)).collect();
 
@@ -481,7 +491,7 @@ fn idle(runbook: &Runbook, places: &Places, reader: &mut Reader<'_>) {
     }
     let calls = runbook.probes.iter().chain(runbook.verifications().flat_map(|verify| &verify.probes));
     let calls = calls.map(|probe: &Probe| &probe.call);
-    let calls = calls.chain(runbook.remedies.iter().flat_map(|remedy| &remedy.steps).map(|step| &step.call));
+    let calls = calls.chain(runbook.remedies.iter().flat_map(Remedy::calls));
     let filled: BTreeSet<&str> = calls.flat_map(|call| call.parameters()).collect();
     for (parameter, span) in runbook.parameters.iter().zip(&places.parameters) {
         let name = parameter.name.as_str();

@@ -1,18 +1,23 @@
 //! Carrying out a signed plan: in waves, each target acting and then verifying, stopping at the first surprise.
 
+use std::collections::BTreeSet;
+
 use vigie_proto::{
+    descriptors,
+    id::HostId,
     order::CLOCK_ALLOWANCE_MS,
     v1::{
-        Concluded, Conclusion, Failure, Outcome, OutcomeStatus, PlanEntry, ProbePurpose, TaskEnded,
-        TasksSent, run_event::Event,
+        Concluded, Conclusion, Failure, Outcome, OutcomeStatus, PlanEntry, ProbePurpose, StackHeld,
+        StacksHeld, TaskEnded, TasksSent, plan_step, run_event::Event,
     },
 };
 
 use super::{
     ProbeKey, State, Surroundings, Task, TaskState,
     decide::{LOST_SIGHT, ended, give_up, place, subject},
-    state::Plan,
-    verdict,
+    plan,
+    state::{Passage, Plan},
+    waits,
     wanted::{Asked, grace_ms},
 };
 
@@ -22,25 +27,47 @@ const PATIENCE_MS: i64 = 60_000;
 /// How far an entry of the plan has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// Some of its orders have not ended.
+    /// Some of its steps are not behind it.
     Acting,
-    /// All its orders succeeded; whether that helped is being looked at.
+    /// All its steps are; whether that helped is being looked at.
     Verifying,
     /// It helped.
     Good,
-    /// It failed, or did not help.
+    /// A step failed or stopped, it did not help, or it was refused from the first.
     Bad,
 }
 
-pub(super) fn progress(state: &State, entry: &PlanEntry) -> Progress {
-    let tasks = tasks(state, entry);
-    if tasks.iter().any(|(_, task)| task.outcome.as_ref().is_some_and(|outcome| !outcome.is_success())) {
-        return Progress::Bad;
+/// The step of an entry whose turn it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Next<'a> {
+    /// An action, with its place in the remedy.
+    Task(u32, &'a Task),
+    /// A step that waits.
+    Wait(u32),
+}
+
+impl Next<'_> {
+    pub(super) fn step(&self) -> u32 {
+        match self {
+            Self::Task(step, _) | Self::Wait(step) => *step,
+        }
     }
-    if tasks.iter().any(|(_, task)| task.state != TaskState::Ended) {
+}
+
+pub(super) fn progress(state: &State, plan: &Plan, entry: &PlanEntry) -> Progress {
+    let target = &state.targets[entry.target as usize];
+    let failed = |task: &Task| task.outcome.as_ref().is_some_and(|outcome| !outcome.is_success());
+    let stopped = |passage: &Passage| matches!(passage, Passage::Stopped(_));
+    if tasks(plan, entry).any(|task| matches!(task.state, TaskState::Sent | TaskState::Running)) {
         return Progress::Acting;
     }
-    match (&state.runbook, &state.targets[entry.target as usize].verified) {
+    if entry.refused.is_some() || tasks(plan, entry).any(failed) || target.steps.values().any(stopped) {
+        return Progress::Bad;
+    }
+    if next(state, plan, entry).is_some() {
+        return Progress::Acting;
+    }
+    match (&state.runbook, &target.verified) {
         (None, _) => Progress::Good,
         (Some(_), None) => Progress::Verifying,
         (Some(_), Some(conclusion)) if conclusion.verified => Progress::Good,
@@ -48,25 +75,100 @@ pub(super) fn progress(state: &State, entry: &PlanEntry) -> Progress {
     }
 }
 
-fn tasks<'a>(state: &'a State, entry: &PlanEntry) -> Vec<(usize, &'a Task)> {
-    let all = state.tasks();
-    entry.leaves.iter().filter_map(|leaf| Some((*leaf as usize, all.get(*leaf as usize)?))).collect()
+/// The first step that is not behind the entry, which may have begun.
+pub(super) fn next<'a>(state: &State, plan: &'a Plan, entry: &PlanEntry) -> Option<Next<'a>> {
+    if entry.steps.is_empty() {
+        let task = tasks(plan, entry).find(|task| task.state != TaskState::Ended)?;
+        return Some(Next::Task(task.leaf.step, task));
+    }
+    let target = &state.targets[entry.target as usize];
+    (0..).zip(&entry.steps).find_map(|(place, step)| match &step.kind {
+        Some(plan_step::Kind::Leaf(leaf)) => {
+            let task = plan.tasks.get(*leaf as usize)?;
+            (task.state != TaskState::Ended).then_some(Next::Task(place, task))
+        }
+        Some(plan_step::Kind::Wait(_) | plan_step::Kind::Manual(_)) => match target.steps.get(&place) {
+            None | Some(Passage::Open { .. }) => Some(Next::Wait(place)),
+            Some(_) => None,
+        },
+        None => None,
+    })
 }
 
-/// The next event of a signed plan.
-pub(super) fn follows(state: &State, around: &Surroundings<'_>) -> Option<Event> {
-    let plan = state.plan.as_ref()?;
-    abandoned(state, plan)
+fn tasks<'a>(plan: &'a Plan, entry: &PlanEntry) -> impl Iterator<Item = &'a Task> {
+    entry.leaves.iter().filter_map(|leaf| plan.tasks.get(*leaf as usize))
+}
+
+/// Whether any step of an entry has begun.
+fn has_begun(state: &State, plan: &Plan, entry: &PlanEntry) -> bool {
+    tasks(plan, entry).any(|task| task.state != TaskState::Pending)
+        || !state.targets[entry.target as usize].steps.is_empty()
+}
+
+pub(super) fn is_acting(state: &State, plan: &Plan) -> bool {
+    plan.entries.iter().any(|entry| progress(state, plan, entry) == Progress::Acting)
+}
+
+/// Whether a step waits, or would when its turn comes.
+pub(super) fn has_waits(state: &State, plan: &Plan) -> bool {
+    plan.entries.iter().filter(|entry| progress(state, plan, entry) == Progress::Acting).any(|entry| {
+        let target = &state.targets[entry.target as usize];
+        (0..).zip(&entry.steps).any(|(place, step)| {
+            let waits = !matches!(step.kind, Some(plan_step::Kind::Leaf(_)));
+            waits && matches!(target.steps.get(&place), None | Some(Passage::Open { .. }))
+        })
+    })
+}
+
+/// Whether a person is waited for.
+pub(super) fn awaits_person(state: &State, plan: &Plan) -> bool {
+    plan.entries.iter().any(|entry| {
+        let open = state.targets[entry.target as usize].open_wait();
+        matches!(open, Some((_, Passage::Open { manual: true, .. })))
+    })
+}
+
+/// Whether it is known of every entry how it ended.
+pub(super) fn is_over(state: &State, plan: &Plan) -> bool {
+    let settled = |entry| matches!(progress(state, plan, entry), Progress::Good | Progress::Bad);
+    plan.entries.iter().all(settled)
+}
+
+/// What an entry changes: hosts with their stacks.
+fn changes(state: &State, plan: &Plan, entry: &PlanEntry) -> BTreeSet<(HostId, String)> {
+    let target = &state.targets[entry.target as usize];
+    let mut changes = BTreeSet::new();
+    if state.runbook.is_some() || !target.target.stack.is_empty() {
+        changes.insert((target.host, target.target.stack.clone()));
+    }
+    let named = tasks(plan, entry).filter_map(|task| descriptors::stack_of(task.leaf.operation.as_ref()?));
+    changes.extend(named.filter(|stack| !stack.is_empty()).map(|stack| (target.host, stack)));
+    changes
+}
+
+/// What the entries under way change.
+pub(super) fn changing(state: &State, plan: &Plan) -> Vec<(HostId, String)> {
+    let under_way = plan.entries.iter().filter(|entry| {
+        matches!(progress(state, plan, entry), Progress::Acting | Progress::Verifying)
+            && has_begun(state, plan, entry)
+    });
+    under_way.flat_map(|entry| changes(state, plan, entry)).collect()
+}
+
+/// The next event of a plan that was agreed to.
+pub(super) fn follows(state: &State, plan: &Plan, around: &Surroundings<'_>) -> Option<Event> {
+    waits::withdrawn(state, plan)
+        .or_else(|| abandoned(state, plan))
         .or_else(|| overdue(plan, around.now_ms))
+        .or_else(|| waits::left_out(state, plan, around))
         .or_else(|| unsendable(state, plan, around))
+        .or_else(|| held(state, plan, around))
         .or_else(|| send(state, plan, around))
+        .or_else(|| waits::open(state, plan, around))
+        .or_else(|| give_up(state, &due(waits::asked(state), around.now_ms), around))
+        .or_else(|| waits::close(state, plan, around.now_ms))
         .or_else(|| give_up(state, &due(verification(state), around.now_ms), around))
         .or_else(|| verify(state, plan, around.now_ms))
-        .or_else(|| {
-            let over =
-                plan.entries.iter().all(|e| matches!(progress(state, e), Progress::Good | Progress::Bad));
-            over.then(|| verdict::close(state))
-        })
 }
 
 fn due(asked: Vec<Asked>, now_ms: i64) -> Vec<Asked> {
@@ -77,15 +179,16 @@ fn due(asked: Vec<Asked>, now_ms: i64) -> Vec<Asked> {
 fn open_waves<'a>(state: &State, plan: &'a Plan) -> (&'a [PlanEntry], Gate) {
     let rollout = state.runbook.as_ref().map(|runbook| runbook.runbook().rollout.clone()).unwrap_or_default();
     let sizes = match &state.runbook {
-        Some(_) => rollout.waves(plan.entries.len()),
+        Some(_) if !plan.is_wave => rollout.waves(plan.entries.len()),
         // Who names hosts for one operation means them all at once.
-        None => vec![plan.entries.len()],
+        _ => vec![plan.entries.len()],
     };
-    let (mut begun, mut bad) = (0, 0);
+    let mut begun = 0;
+    let mut bad = plan::gone_wrong(state, Some(plan));
     for size in sizes {
         let wave = &plan.entries[begun..begun + size];
         begun += size;
-        let progress: Vec<_> = wave.iter().map(|entry| progress(state, entry)).collect();
+        let progress: Vec<_> = wave.iter().map(|entry| progress(state, plan, entry)).collect();
         bad += progress.iter().filter(|progress| **progress == Progress::Bad).count();
         if progress.iter().any(|progress| matches!(progress, Progress::Acting | Progress::Verifying)) {
             let gate = if bad > rollout.max_failures { Gate::Shut } else { Gate::Open };
@@ -105,24 +208,40 @@ enum Gate {
     Shut,
 }
 
-/// Orders that will not be sent any more: a step before them failed, or a wave before them did.
+/// Whether too much went wrong for anything more to begin.
+pub(super) fn is_shut(state: &State, plan: &Plan) -> bool {
+    state.runbook.is_some() && open_waves(state, plan).1 == Gate::Shut
+}
+
+/// Why nothing of an entry begins any more that has not begun.
+pub(super) fn stopped(
+    state: &State,
+    plan: &Plan,
+    entry: &PlanEntry,
+    shut: bool,
+) -> Option<(&'static str, String)> {
+    if let Some(why) = &state.cancelled {
+        return Some(("withdrawn", format!("not sent: {why}")));
+    }
+    let stopped = shut || progress(state, plan, entry) == Progress::Bad;
+    stopped.then(|| ("rollout_stopped", "not sent: something before it did not go well".to_owned()))
+}
+
+/// Orders that will not be sent any more: a step before them failed, a wave before them did, or a person ended the run.
 fn abandoned(state: &State, plan: &Plan) -> Option<Event> {
-    let (_, gate) = open_waves(state, plan);
-    let cancelled: Vec<_> = plan
-        .entries
-        .iter()
-        .flat_map(|entry| {
-            let failed = progress(state, entry) == Progress::Bad;
-            tasks(state, entry).into_iter().filter(move |(_, task)| {
-                task.state == TaskState::Pending
-                    && (failed || (gate == Gate::Shut && state.runbook.is_some()))
-            })
-        })
-        .map(|(_, task)| {
-            let failure = Failure::new("rollout_stopped", "not sent: something before it did not go well");
-            ending(task, Outcome::ended(OutcomeStatus::Cancelled, failure))
-        })
-        .collect();
+    let mut cancelled = Vec::new();
+    let shut = is_shut(state, plan);
+    for entry in &plan.entries {
+        let mut pending = tasks(plan, entry).filter(|task| task.state == TaskState::Pending).peekable();
+        if pending.peek().is_none() {
+            continue;
+        }
+        let Some((code, why)) = stopped(state, plan, entry, shut) else { continue };
+        cancelled
+            .extend(pending.map(|task| {
+                ending(task, Outcome::ended(OutcomeStatus::Cancelled, Failure::new(code, &why)))
+            }));
+    }
     (!cancelled.is_empty()).then(|| ended(cancelled))
 }
 
@@ -145,26 +264,27 @@ fn overdue(plan: &Plan, now_ms: i64) -> Option<Event> {
     (!overdue.is_empty()).then(|| ended(overdue))
 }
 
-/// Orders whose turn it is and that cannot be sent: their hosts are away, or their window is over. They are given up,
-/// so that nothing happens on a host that comes back when nobody thinks of it any more.
+/// Orders whose turn it is and that cannot be sent: their hosts are away, their window is over, or the remedy was
+/// tried too often. They are given up, so that nothing happens on a host that comes back when nobody thinks of it any
+/// more.
 fn unsendable(state: &State, plan: &Plan, around: &Surroundings<'_>) -> Option<Event> {
     let given_up: Vec<_> = turns(state, plan)
-        .filter_map(|task| {
+        .filter_map(|(entry, task)| {
             let target = &state.targets[task.target].target;
-            let failure = if around.now_ms > plan.manifest.not_after_ms {
-                Failure::new("expired", "the order's time to start was over before it could be sent")
-            } else if !(around.connected)(task.host) && around.now_ms >= gone_at_ms(state, plan, task) {
+            let hint = "is the host up, and does `systemctl status vigie-agent` say that it runs?";
+            if around.now_ms > plan.manifest.not_after_ms {
+                let failure =
+                    Failure::new("expired", "the order's time to start was over before it could be sent");
+                return Some(ending(task, Outcome::ended(OutcomeStatus::Expired, failure)));
+            }
+            if !(around.connected)(task.host) && around.now_ms >= gone_at_ms(state, plan, task) {
                 let message = format!("{} is not connected, and the order was not sent", target.host_name);
-                Failure::new("unreachable", message)
-                    .hint("is the host up, and does `systemctl status vigie-agent` say that it runs?")
-            } else {
-                return None;
-            };
-            let status = match failure.code.as_str() {
-                "expired" => OutcomeStatus::Expired,
-                _ => OutcomeStatus::Unreachable,
-            };
-            Some(ending(task, Outcome::ended(status, failure)))
+                let failure = Failure::new("unreachable", message).hint(hint);
+                return Some(ending(task, Outcome::ended(OutcomeStatus::Unreachable, failure)));
+            }
+            let first = !tasks(plan, entry).any(|task| task.state != TaskState::Pending);
+            let refused = first.then(|| plan::repeated(state, entry.target as usize, &entry.remedy, around));
+            refused.flatten().map(|failure| ending(task, Outcome::refused(failure)))
         })
         .collect();
     (!given_up.is_empty()).then(|| ended(given_up))
@@ -176,14 +296,57 @@ pub(super) fn gone_at_ms(state: &State, plan: &Plan, task: &Task) -> i64 {
     last_seen_ms.max(plan.signed_at_ms).max(state.owned_at_ms) + grace_ms(state)
 }
 
-/// The orders whose turn it is: those of open waves, each after the step before it.
-pub(super) fn turns<'a>(state: &'a State, plan: &'a Plan) -> impl Iterator<Item = &'a Task> {
+/// The entries of open waves whose next step has not begun, with that step.
+pub(super) fn ready<'a>(state: &'a State, plan: &'a Plan) -> impl Iterator<Item = (&'a PlanEntry, Next<'a>)> {
     let (entries, gate) = open_waves(state, plan);
-    let entries = if gate == Gate::Shut && state.runbook.is_some() { &[] } else { entries };
-    entries.iter().filter(|entry| progress(state, entry) == Progress::Acting).filter_map(|entry| {
-        let (_, next) = tasks(state, entry).into_iter().find(|(_, task)| task.state != TaskState::Ended)?;
-        (next.state == TaskState::Pending).then_some(next)
+    let shut = (gate == Gate::Shut && state.runbook.is_some()) || state.cancelled.is_some();
+    let entries = if shut { &[] } else { entries };
+    entries.iter().filter(|entry| progress(state, plan, entry) == Progress::Acting).filter_map(|entry| {
+        let next = next(state, plan, entry)?;
+        let begun = match &next {
+            Next::Task(_, task) => task.state != TaskState::Pending,
+            Next::Wait(step) => state.targets[entry.target as usize].steps.contains_key(step),
+        };
+        (!begun).then_some((entry, next))
     })
+}
+
+/// The orders whose turn it is.
+pub(super) fn turns<'a>(state: &'a State, plan: &'a Plan) -> impl Iterator<Item = (&'a PlanEntry, &'a Task)> {
+    ready(state, plan).filter_map(|(entry, next)| match next {
+        Next::Task(_, task) => Some((entry, task)),
+        Next::Wait(_) => None,
+    })
+}
+
+/// The run that changes what an entry is about, if another one does; otherwise it is this run's from now on.
+pub(super) fn holder(
+    state: &State,
+    plan: &Plan,
+    entry: &PlanEntry,
+    around: &Surroundings<'_>,
+) -> Option<Holder> {
+    changes(state, plan, entry).into_iter().find_map(|(host, stack)| (around.held)(host, &stack))
+}
+
+/// The run that changes a stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    pub run: String,
+    /// What it does, and by whom: `run backend-502 by ada`.
+    pub says: String,
+}
+
+/// Entries whose turn it is while another run changes their stack.
+fn held(state: &State, plan: &Plan, around: &Surroundings<'_>) -> Option<Event> {
+    let stacks: Vec<_> = ready(state, plan)
+        .filter_map(|(entry, _)| {
+            let holder = holder(state, plan, entry, around)?;
+            let news = state.targets[entry.target as usize].held_by != holder.run;
+            news.then_some(StackHeld { target: entry.target, run: holder.run, says: holder.says })
+        })
+        .collect();
+    (!stacks.is_empty()).then_some(Event::Held(StacksHeld { stacks }))
 }
 
 /// When an order's agent has had all the time there is.
@@ -195,10 +358,14 @@ pub(super) fn lost_sight_at_ms(plan: &Plan, task: &Task) -> i64 {
     starts_by + CLOCK_ALLOWANCE_MS + i64::from(task.leaf.timeout_ms) + PATIENCE_MS
 }
 
-/// Writes down which orders are about to be sent: those whose turn it is, to hosts that are there.
+/// Writes down which orders are about to be sent: those whose turn it is, to hosts that are there, on stacks that are
+/// free.
 fn send(state: &State, plan: &Plan, around: &Surroundings<'_>) -> Option<Event> {
-    let sendable = turns(state, plan).filter(|task| (around.connected)(task.host));
-    let orders: Vec<_> = sendable.map(|task| task.leaf.order.clone()).collect();
+    let orders: Vec<_> = turns(state, plan)
+        .filter(|(_, task)| (around.connected)(task.host))
+        .filter(|(entry, _)| holder(state, plan, entry, around).is_none())
+        .map(|(_, task)| task.leaf.order.clone())
+        .collect();
     (!orders.is_empty()).then_some(Event::Sent(TasksSent { orders }))
 }
 
@@ -208,10 +375,10 @@ fn ending(task: &Task, outcome: Outcome) -> TaskEnded {
 
 /// The present round's probes of every target that is being verified.
 pub(super) fn verification(state: &State) -> Vec<Asked> {
-    let Some(plan) = &state.plan else { return Vec::new() };
+    let Some(plan) = state.plan().filter(|plan| plan.is_agreed()) else { return Vec::new() };
     plan.entries
         .iter()
-        .filter(|e| progress(state, e) == Progress::Verifying)
+        .filter(|e| progress(state, plan, e) == Progress::Verifying)
         .flat_map(|e| round(state, e))
         .collect()
 }
@@ -243,7 +410,7 @@ fn verify(state: &State, plan: &Plan, now_ms: i64) -> Option<Event> {
     let conclusions: Vec<_> = plan
         .entries
         .iter()
-        .filter(|entry| progress(state, entry) == Progress::Verifying)
+        .filter(|entry| progress(state, plan, entry) == Progress::Verifying)
         .filter_map(|entry| {
             let target = &state.targets[entry.target as usize];
             let verification = runbook.verification(&entry.remedy, &target.target.stack);
@@ -270,8 +437,8 @@ fn verify(state: &State, plan: &Plan, now_ms: i64) -> Option<Event> {
 
 /// When the first verification runs out of time.
 pub(super) fn verification_ends_at_ms(state: &State) -> Option<i64> {
-    let (plan, runbook) = (state.plan.as_ref()?, state.runbook.as_ref()?);
-    let verifying = plan.entries.iter().filter(|entry| progress(state, entry) == Progress::Verifying);
+    let (plan, runbook) = (state.plan()?, state.runbook.as_ref()?);
+    let verifying = plan.entries.iter().filter(|entry| progress(state, plan, entry) == Progress::Verifying);
     verifying
         .map(|entry| {
             let target = &state.targets[entry.target as usize];

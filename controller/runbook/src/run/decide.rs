@@ -3,14 +3,15 @@
 use vigie_proto::{
     id::HostId,
     v1::{
-        Closed, Concluded, Conclusion, Failure, Observation, Observed, Outcome, OutcomeStatus, ProbePurpose,
-        RunEvent, RunMode, RunPhase, RunVerdict, Signature, Signed, TaskEnded, TaskStarted, TasksEnded,
-        TasksStarted, run_event::Event,
+        CancelAsked, Closed, Concluded, Conclusion, Failure, Observation, Observed, Outcome, OutcomeStatus,
+        PlanLapsed, ProbePurpose, RunEvent, RunMode, RunVerdict, Signature, Signed, TaskEnded, TaskStarted,
+        TasksEnded, TasksStarted, run_event::Event,
     },
 };
 
+use super::Challenge;
 use super::{
-    Ids, Input, Rejected, State, TargetState, TaskState, act, plan, verdict,
+    Holder, Ids, Input, Rejected, State, TargetState, TaskState, act, plan, verdict, waits,
     wanted::{Asked, diagnosis},
 };
 use crate::Subject;
@@ -22,6 +23,11 @@ pub struct Surroundings<'a> {
     pub ids: &'a mut dyn Ids,
     /// Whether a host has a session.
     pub connected: &'a dyn Fn(HostId) -> bool,
+    /// The run that changes a stack of a host, if another one does; otherwise the stack is this run's from now on, until
+    /// [`State::changing`] does not name it any more.
+    pub held: &'a dyn Fn(HostId, &str) -> Option<Holder>,
+    /// When a remedy was tried on a stack of a host within the last hour, Unix milliseconds.
+    pub tries: &'a dyn Fn(HostId, &str, &str) -> Vec<i64>,
 }
 
 /// What inputs led to: events to commit, and the state after them.
@@ -80,24 +86,28 @@ impl Decision {
 fn react(state: &State, input: Input, around: &mut Surroundings<'_>) -> Result<Option<Event>, Rejected> {
     if state.closed.is_some() {
         return match input {
-            Input::Signed { .. } | Input::Cancel { .. } => Err(Rejected::Closed),
+            Input::Signed { .. } | Input::Cancel { .. } | Input::ManualDone { .. } => Err(Rejected::Closed),
             // Late reports are harmless: the log says how the run ended.
             _ => Ok(None),
         };
     }
     match input {
         Input::Tick => Ok(None),
-        Input::Probed { key, outcome, asked_at_ms } => {
+        Input::Probed { key, outcome, asked_at_ms, challenge } => {
             let known = state.targets.get(key.target).is_some_and(|target| !target.has(&key));
-            Ok(known.then(|| observed(vec![observation(&key, outcome, asked_at_ms)])))
+            Ok(known.then(|| {
+                let Challenge { challenge, valid_ms } = challenge;
+                let seen = observation(&key, outcome, asked_at_ms);
+                observed(vec![Observation { challenge, valid_ms, ..seen }])
+            }))
         }
         Input::Started { order, at_ms } => {
-            let fresh = state.tasks().iter().any(|task| task.order == order && task.state == TaskState::Sent);
+            let fresh = state.tasks().any(|task| task.order == order && task.state == TaskState::Sent);
             let started = TaskStarted { order: order.to_string(), at_ms };
             Ok(fresh.then(|| Event::Started(TasksStarted { tasks: vec![started] })))
         }
         Input::Ended { order, outcome } => {
-            let task = state.tasks().iter().find(|task| task.order == order);
+            let task = state.tasks().find(|task| task.order == order);
             let fresh =
                 task.is_some_and(|task| task.state != TaskState::Ended || is_guess(task.outcome.as_ref()));
             let ended = TaskEnded { order: order.to_string(), outcome: Some(outcome) };
@@ -106,26 +116,31 @@ fn react(state: &State, input: Input, around: &mut Surroundings<'_>) -> Result<O
         Input::Signed { manifest, signatures, operator } => {
             sign(state, &manifest, signatures, operator, around)
         }
-        Input::Cancel { operator, reason } => {
-            let why = match reason.as_str() {
-                "" => format!("cancelled by {operator}"),
-                reason => format!("cancelled by {operator}: {reason}"),
-            };
-            if !matches!(state.phase(), RunPhase::Acting | RunPhase::Verifying) {
-                return Ok(Some(closed(RunVerdict::Cancelled, why)));
-            }
-            // What was sent cannot be taken back; what was not never will be.
-            let withdrawn =
-                state.tasks().iter().filter(|task| task.state == TaskState::Pending).map(|task| TaskEnded {
-                    order: task.leaf.order.clone(),
-                    outcome: Some(Outcome::ended(
-                        OutcomeStatus::Cancelled,
-                        Failure::new("withdrawn", format!("not sent: {why}")),
-                    )),
-                });
-            let withdrawn: Vec<_> = withdrawn.collect();
-            if withdrawn.is_empty() { Err(Rejected::TooLate) } else { Ok(Some(ended(withdrawn))) }
+        Input::ManualDone { operator, hosts, note } => {
+            waits::acknowledge(state, operator, &hosts, note).map(Some)
         }
+        Input::Cancel { operator, reason } => cancel(state, operator, reason),
+    }
+}
+
+fn cancel(state: &State, operator: String, reason: String) -> Result<Option<Event>, Rejected> {
+    let acted = state.plans.iter().any(|plan| !plan.signatures.is_empty());
+    if !acted {
+        let why = match reason.as_str() {
+            "" => format!("cancelled by {operator}"),
+            reason => format!("cancelled by {operator}: {reason}"),
+        };
+        return Ok(Some(closed(RunVerdict::Cancelled, why)));
+    }
+    // What was sent cannot be taken back; what was not never will be.
+    let unsent = state.tasks().any(|task| task.state == TaskState::Pending);
+    let waits = state.plan().is_some_and(|plan| act::has_waits(state, plan));
+    if state.cancelled.is_some() {
+        return Ok(None);
+    }
+    match unsent || waits || !plan::next_wave(state).is_empty() {
+        true => Ok(Some(Event::CancelAsked(CancelAsked { operator, reason }))),
+        false => Err(Rejected::TooLate),
     }
 }
 
@@ -143,7 +158,7 @@ fn sign(
     operator: String,
     around: &mut Surroundings<'_>,
 ) -> Result<Option<Event>, Rejected> {
-    let plan = state.plan.as_ref().ok_or(Rejected::NotAwaitingSignature)?;
+    let plan = state.plan().ok_or(Rejected::NotAwaitingSignature)?;
     if !plan.is(manifest) {
         return Err(Rejected::OtherPlan);
     }
@@ -151,15 +166,19 @@ fn sign(
         // The same plan signed twice is the same signature asked for twice.
         return Ok(None);
     }
-    if signatures.is_empty() {
-        return Err(Rejected::NoSignature);
-    }
     if plan.manifest.person != operator {
         return Err(Rejected::OtherPerson { signer: operator, named: plan.manifest.person.clone() });
     }
-    if around.now_ms > plan.manifest.not_after_ms {
-        // The window has passed: the same plan with a new one, to be agreed to again.
-        return Ok(Some(plan::propose(state, around)));
+    if around.now_ms > plan.lapses_at_ms {
+        // The window has passed: the same plan with a new one, to be agreed to again. What loses something is looked at
+        // anew before that. Whoever sees that it is too late asks for it with no signature.
+        return Ok(Some(match plan.is_challenged() {
+            true => Event::Lapsed(PlanLapsed {}),
+            false => plan::propose_again(state, plan, around),
+        }));
+    }
+    if signatures.is_empty() {
+        return Err(Rejected::NoSignature);
     }
     Ok(Some(Event::Signed(Signed { manifest: manifest.to_vec(), signatures, operator })))
 }
@@ -169,14 +188,25 @@ fn follows(state: &State, around: &mut Surroundings<'_>) -> Option<Event> {
     if state.closed.is_some() {
         return None;
     }
-    if let Some(plan) = &state.plan {
-        return match (plan.signatures.is_empty(), state.mode()) {
-            (true, RunMode::Plan) => Some(verdict::close(state)),
-            (true, _) => None,
-            (false, _) => act::follows(state, around),
-        };
+    if let Some(plan) = state.plan() {
+        if state.mode() == RunMode::Plan {
+            return Some(verdict::close(state));
+        }
+        if !plan.is_agreed() {
+            // A person who ends the run ends it here, too.
+            return state.cancelled.is_some().then(|| verdict::close(state));
+        }
+        if let Some(event) = act::follows(state, plan, around) {
+            return Some(event);
+        }
+        if !act::is_over(state, plan) {
+            return None;
+        }
+        if plan::next_wave(state).is_empty() {
+            return Some(verdict::close(state));
+        }
     }
-    let previewing = state.needs_plan() && (state.runbook.is_none() || state.is_concluded());
+    let previewing = state.is_planning();
     let asked: Vec<_> = if previewing { plan::previews(state) } else { diagnosis(state) };
     if let Some(given_up) = give_up(state, &asked, around) {
         return Some(given_up);
@@ -258,6 +288,7 @@ fn observation(key: &super::ProbeKey, outcome: Outcome, asked_at_ms: i64) -> Obs
         round: key.round,
         outcome: Some(outcome),
         asked_at_ms,
+        ..Observation::default()
     }
 }
 

@@ -8,6 +8,9 @@
 //! ```text
 //! Opened ─ Observing ─ Concluded ─ (Previewing) ─ Planned ─ AwaitingSignature ─ Signed ─ Acting ⇄ Verifying ─ Closed
 //! ```
+//!
+//! What loses something goes by waves: each is prepared, planned, signed, carried out and verified before the next is
+//! prepared.
 
 mod act;
 mod decide;
@@ -15,11 +18,14 @@ mod open;
 mod plan;
 mod state;
 mod verdict;
+mod waits;
 mod wanted;
 
+pub use act::Holder;
 pub use decide::{Decision, Surroundings, decide};
 pub use open::{OpenError, open, scope};
-pub use state::{Corrupt, State, TargetState, Task, TaskState};
+pub use plan::HOUR_MS;
+pub use state::{Corrupt, Passage, Preview, State, TargetState, Task, TaskState};
 pub use wanted::wanted;
 
 use vigie_proto::{
@@ -32,24 +38,34 @@ use vigie_proto::{
 pub struct ProbeKey {
     /// The target's place among the run's targets.
     pub target: usize,
-    /// The probe's id in the runbook; `remedy/step` for a preview; empty for a run of a single operation.
+    /// The probe's id in the runbook; `remedy/step` for a preview or a preparation; empty for a run of a single operation.
     pub probe: String,
     pub purpose: ProbePurpose,
-    /// Counts the attempts of a verification.
+    /// Counts the attempts of a verification or a wait.
     pub round: u32,
+}
+
+/// What an agent asks an order for that loses something to carry. Empty for everything else.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Challenge {
+    pub challenge: Vec<u8>,
+    /// For how long the agent honours it, in milliseconds.
+    pub valid_ms: u32,
 }
 
 /// What may happen to a run.
 #[derive(Debug)]
 pub enum Input {
     /// A probe was answered, or could not be.
-    Probed { key: ProbeKey, outcome: Outcome, asked_at_ms: i64 },
+    Probed { key: ProbeKey, outcome: Outcome, asked_at_ms: i64, challenge: Challenge },
     /// An agent has an order's start on disk.
     Started { order: TaskId, at_ms: i64 },
     /// An agent says how an order ended. May come twice.
     Ended { order: TaskId, outcome: Outcome },
     /// An operator signed the plan.
     Signed { manifest: Vec<u8>, signatures: Vec<Signature>, operator: String },
+    /// A person did what a step waits for: on these hosts, or wherever it waits.
+    ManualDone { operator: String, hosts: Vec<String>, note: String },
     /// An operator ends the run.
     Cancel { operator: String, reason: String },
     /// A host came or went, or the time that [`Effect::WakeAt`] named has come.
@@ -59,7 +75,7 @@ pub enum Input {
 /// What the world is asked to do. Stays wanted until an event says that it happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
-    /// Ask a host. Worth asking again in the host's next session.
+    /// Ask a host, or have it prepare an order where that is the purpose. Worth asking again in the host's next session.
     Probe { key: ProbeKey, host: HostId, request: Request, timeout_ms: u32 },
     /// Hand an order to its agent. Worth handing over again in the host's next session.
     Execute { order: TaskId, host: HostId, execute: Execute },
@@ -101,6 +117,8 @@ pub enum Rejected {
     OtherPerson { signer: String, named: String },
     #[error("no signature was given")]
     NoSignature,
+    #[error("the run waits for no person {0}")]
+    NobodyWaitedFor(String),
     #[error("every order of the run is sent, and what was sent cannot be taken back")]
     TooLate,
 }

@@ -6,13 +6,13 @@ use vigie_proto::{
     id::{HostId, IdError, RunId, TaskId},
     order::{Batch, BatchError},
     v1::{
-        Conclusion, Leaf, Manifest, Opened, Outcome, OutcomeStatus, PlanEntry, Planned, ProbePurpose,
-        RunEvent, RunMode, RunPhase, RunSpec, RunSummary, RunVerdict, Signature, Target, run_event::Event,
-        run_spec::Kind,
+        Conclusion, Leaf, Manifest, Observation, Opened, Outcome, OutcomeStatus, PlanEntry, Planned,
+        ProbePurpose, RunEvent, RunMode, RunPhase, RunSpec, RunSummary, RunVerdict, Signature, Target,
+        WaitEnd, run_event::Event, run_spec::Kind,
     },
 };
 
-use super::{ProbeKey, decide::place};
+use super::{ProbeKey, act, decide::place, plan};
 use crate::{Bound, Evidence, Runbook};
 
 /// Why events are not a run's. The log is written only by [`super::decide`]: this is damage, or another version.
@@ -66,6 +66,29 @@ pub enum TaskState {
     Ended,
 }
 
+/// How far a step has come that waits, or that is left out. Written by the events of waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Passage {
+    /// It waits: for a rule or, where `manual`, for a person.
+    Open { manual: bool, says: String, opened_at_ms: i64, until_ms: i64 },
+    /// What it waited for came, or a person did it.
+    Done,
+    /// The remedy stopped there, and why.
+    Stopped(String),
+    /// Its condition did not hold; `unknown` says why it could not be judged.
+    LeftOut { unknown: String },
+}
+
+/// What a preview or a preparation brought.
+#[derive(Debug, Clone)]
+pub struct Preview {
+    pub outcome: Outcome,
+    /// Empty for a preview.
+    pub(super) challenge: Vec<u8>,
+    /// Until when the agent honours the challenge, on the controller's clock and rather too early.
+    pub(super) valid_until_ms: i64,
+}
+
 /// What is known of one target.
 #[derive(Debug, Clone)]
 pub struct TargetState {
@@ -73,20 +96,29 @@ pub struct TargetState {
     pub host: HostId,
     /// The diagnosis: each probe's outcome.
     pub evidence: Evidence,
-    /// Previews, by `remedy/step`.
-    pub previews: BTreeMap<String, Outcome>,
+    /// Previews and preparations, by `remedy/step`.
+    pub previews: BTreeMap<String, Preview>,
     pub conclusion: Option<Conclusion>,
     /// The verification's present round, what it has, and when its last answer came.
     pub round: u32,
     pub verification: Evidence,
     pub verified: Option<Conclusion>,
+    /// The steps of its remedy that wait or are left out, by their places.
+    pub steps: BTreeMap<u32, Passage>,
+    /// The present round of the step that waits, and what it has.
+    pub wait_round: u32,
+    pub waiting: Evidence,
+    /// What steps that waited saw last: newer than the diagnosis.
+    pub(super) waited: Evidence,
+    /// The run that changes its stack, which this one waits for; empty for none.
+    pub held_by: String,
     /// When something was last learnt of this target.
     pub last_seen_ms: i64,
     /// When its last order ended; 0 before.
     pub acted_at_ms: i64,
 }
 
-/// The plan that a run waits with or carries out.
+/// A plan that a run waits with, carries out, or has carried out.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
     pub(super) batch: Arc<Batch>,
@@ -95,6 +127,10 @@ pub(super) struct Plan {
     pub(super) signatures: Vec<Signature>,
     /// When it was signed; 0 before.
     pub(super) signed_at_ms: i64,
+    /// After this it can be signed no more: its window, or the first of its challenges, is over.
+    pub(super) lapses_at_ms: i64,
+    /// It is one wave of a rollout, and not the whole of it.
+    pub(super) is_wave: bool,
     /// In the order of the leaves.
     pub(super) tasks: Vec<Task>,
 }
@@ -108,7 +144,12 @@ pub struct State {
     pub(super) runbook: Option<Arc<Bound>>,
     /// Shared with the states before and after, as far as nothing was learnt of a target between them.
     pub(super) targets: Vec<Arc<TargetState>>,
-    pub(super) plan: Option<Plan>,
+    /// The plans, one after the other; only the last one may be unsigned, and is replaced then by the next.
+    pub(super) plans: Vec<Plan>,
+    /// The event that brought the last plan.
+    planned_seq: u64,
+    /// Why a person wants the run to end.
+    pub(super) cancelled: Option<String>,
     pub(super) closed: Option<(RunVerdict, String, i64)>,
     pub(super) epoch: u64,
     pub(super) owned_at_ms: i64,
@@ -159,7 +200,9 @@ impl State {
             opened_at_ms: first.at_ms,
             runbook,
             targets,
-            plan: None,
+            plans: Vec::new(),
+            planned_seq: 0,
+            cancelled: None,
             closed: None,
             epoch: 0,
             owned_at_ms: first.at_ms,
@@ -184,10 +227,7 @@ impl State {
             }
             Event::Observed(observed) => {
                 for observation in &observed.observations {
-                    let (purpose, round) = (observation.purpose(), observation.round);
-                    let outcome = observation.outcome.clone().unwrap_or_default();
-                    let target = self.target_mut(seq, observation.target)?;
-                    target.observe(purpose, round, &observation.probe, outcome, event.at_ms);
+                    self.target_mut(seq, observation.target)?.observe(observation, event.at_ms);
                 }
             }
             Event::Concluded(concluded) => {
@@ -199,15 +239,29 @@ impl State {
                     }
                 }
             }
-            Event::Planned(planned) => self.plan = Some(Plan::read(planned, self, seq)?),
+            Event::Planned(planned) => {
+                let plan = Plan::read(planned, self, seq)?;
+                self.plans.retain(Plan::is_agreed);
+                self.plans.push(plan);
+                self.planned_seq = seq;
+            }
+            Event::Lapsed(_) => {
+                let plan = self.plans.pop_if(|plan| !plan.is_agreed()).ok_or(Corrupt::Unknown { seq })?;
+                for entry in &plan.entries {
+                    self.target_mut(seq, entry.target)?.previews.clear();
+                }
+            }
             Event::Signed(signed) => {
-                let plan = self.plan.as_mut().ok_or(Corrupt::Unknown { seq })?;
+                let plan = self.plans.last_mut().ok_or(Corrupt::Unknown { seq })?;
                 plan.signatures.clone_from(&signed.signatures);
                 plan.signed_at_ms = event.at_ms;
             }
             Event::Sent(sent) => {
                 for order in &sent.orders {
-                    self.task_mut(seq, order)?.state = TaskState::Sent;
+                    let task = self.task_mut(seq, order)?;
+                    task.state = TaskState::Sent;
+                    let target = task.target;
+                    self.target_mut(seq, place(target))?.held_by.clear();
                 }
             }
             Event::Started(started) => {
@@ -231,6 +285,56 @@ impl State {
                     target.last_seen_ms = event.at_ms;
                 }
             }
+            Event::WaitsOpened(opened) => {
+                for wait in &opened.waits {
+                    let target = self.target_mut(seq, wait.target)?;
+                    let passage = Passage::Open {
+                        manual: wait.manual,
+                        says: wait.says.clone(),
+                        opened_at_ms: event.at_ms,
+                        until_ms: wait.until_ms,
+                    };
+                    target.steps.insert(wait.step, passage);
+                    // A late answer to an earlier wait is none to this one.
+                    target.wait_round += 1;
+                    target.waiting.clear();
+                    target.held_by.clear();
+                }
+            }
+            Event::WaitsClosed(closed) => {
+                for wait in &closed.waits {
+                    let passage = match wait.end() {
+                        WaitEnd::Held => Passage::Done,
+                        _ => Passage::Stopped(wait.why.clone()),
+                    };
+                    self.pass(seq, wait.target, wait.step, passage, event.at_ms)?;
+                }
+            }
+            Event::ManualDone(done) => {
+                for step in &done.steps {
+                    self.pass(seq, step.target, step.step, Passage::Done, event.at_ms)?;
+                }
+            }
+            Event::LeftOut(left_out) => {
+                for step in &left_out.steps {
+                    if !step.order.is_empty() {
+                        self.task_mut(seq, &step.order)?.state = TaskState::Ended;
+                    }
+                    let passage = Passage::LeftOut { unknown: step.unknown.clone() };
+                    self.pass(seq, step.target, step.step, passage, event.at_ms)?;
+                }
+            }
+            Event::Held(held) => {
+                for held in &held.stacks {
+                    self.target_mut(seq, held.target)?.held_by.clone_from(&held.run);
+                }
+            }
+            Event::CancelAsked(asked) => {
+                self.cancelled = Some(match asked.reason.as_str() {
+                    "" => format!("cancelled by {}", asked.operator),
+                    reason => format!("cancelled by {}: {reason}", asked.operator),
+                });
+            }
             Event::Noted(_) => {}
             Event::Closed(closed) => {
                 self.closed = Some((closed.verdict(), closed.reason.clone(), event.at_ms));
@@ -244,8 +348,23 @@ impl State {
         self.targets.get_mut(target as usize).map(Arc::make_mut).ok_or(Corrupt::Target { seq, target })
     }
 
+    /// A step is behind its target, one way or another.
+    fn pass(
+        &mut self,
+        seq: u64,
+        target: u32,
+        step: u32,
+        passage: Passage,
+        at_ms: i64,
+    ) -> Result<(), Corrupt> {
+        let target = self.target_mut(seq, target)?;
+        target.steps.insert(step, passage);
+        target.acted_at_ms = at_ms;
+        Ok(())
+    }
+
     fn task_mut(&mut self, seq: u64, order: &str) -> Result<&mut Task, Corrupt> {
-        let tasks = self.plan.iter_mut().flat_map(|plan| &mut plan.tasks);
+        let tasks = self.plans.iter_mut().flat_map(|plan| &mut plan.tasks);
         tasks
             .into_iter()
             .find(|task| task.leaf.order == order)
@@ -283,14 +402,60 @@ impl State {
         &self.targets
     }
 
-    /// The plan's orders; empty before there is one.
-    pub fn tasks(&self) -> &[Task] {
-        self.plan.as_ref().map_or(&[], |plan| &plan.tasks)
+    /// The orders of all plans; none before there is one.
+    pub fn tasks(&self) -> impl Iterator<Item = &Task> {
+        self.plans.iter().flat_map(|plan| &plan.tasks)
     }
 
-    /// What the plan holds for each target; empty before there is one.
-    pub fn plan_entries(&self) -> &[PlanEntry] {
-        self.plan.as_ref().map_or(&[], |plan| &plan.entries)
+    /// What the plans hold for each target; nothing before there is one.
+    pub fn plan_entries(&self) -> impl Iterator<Item = &PlanEntry> {
+        self.plans.iter().flat_map(|plan| &plan.entries)
+    }
+
+    /// The sequence number of the event that brought the latest plan; 0 before there is one.
+    pub fn planned_seq(&self) -> u64 {
+        self.planned_seq
+    }
+
+    /// The plan that the run waits with or carries out.
+    pub(super) fn plan(&self) -> Option<&Plan> {
+        self.plans.last()
+    }
+
+    /// Whether the run is about to plan: the rules have spoken, and there is no plan under way.
+    pub(super) fn is_planning(&self) -> bool {
+        self.needs_plan() && (self.runbook.is_none() || self.is_concluded())
+    }
+
+    /// Every host and stack that this run is changing at this moment: steps of theirs have begun, and it is not yet
+    /// clear how it ended.
+    pub fn changing(&self) -> Vec<(HostId, String)> {
+        let Some(plan) = self.plan().filter(|plan| plan.is_agreed() && self.closed.is_none()) else {
+            return Vec::new();
+        };
+        act::changing(self, plan)
+    }
+
+    /// The remedies whose first orders an event sends: each with its host and stack. What is no remedy is none.
+    pub fn remedies_begun(&self, event: &Event) -> Vec<(HostId, String, String)> {
+        let (Event::Sent(sent), Some(Kind::Runbook(call))) = (event, &self.spec().kind) else {
+            return Vec::new();
+        };
+        let mut begun: Vec<_> = self
+            .plans
+            .iter()
+            .flat_map(|plan| plan.entries.iter().map(move |entry| (plan, entry)))
+            .filter(|(plan, entry)| {
+                let tasks = entry.leaves.iter().filter_map(|leaf| plan.tasks.get(*leaf as usize));
+                tasks.into_iter().any(|task| sent.orders.contains(&task.leaf.order))
+            })
+            .map(|(_, entry)| {
+                let target = &self.targets[entry.target as usize];
+                (target.host, target.target.stack.clone(), plan::remedy_name(&call.id, &entry.remedy))
+            })
+            .collect();
+        begun.dedup();
+        begun
     }
 
     /// The runbook with its parameters; `None` for a run of a single operation.
@@ -316,13 +481,15 @@ impl State {
         if self.closed.is_some() {
             return RunPhase::Closed;
         }
-        match &self.plan {
-            Some(plan) if plan.signatures.is_empty() => RunPhase::AwaitingSignature,
-            Some(plan) if plan.tasks.iter().any(|task| task.state != TaskState::Ended) => RunPhase::Acting,
-            Some(_) => RunPhase::Verifying,
-            None if self.needs_plan() && (self.runbook.is_none() || self.is_concluded()) => {
+        match self.plan() {
+            Some(plan) if !plan.is_agreed() => RunPhase::AwaitingSignature,
+            Some(plan) if act::awaits_person(self, plan) => RunPhase::AwaitingPerson,
+            Some(plan) if act::is_acting(self, plan) => RunPhase::Acting,
+            Some(plan) if act::is_over(self, plan) && !plan::next_wave(self).is_empty() => {
                 RunPhase::Previewing
             }
+            Some(_) => RunPhase::Verifying,
+            None if self.is_planning() => RunPhase::Previewing,
             None => RunPhase::Observing,
         }
     }
@@ -372,34 +539,69 @@ impl TargetState {
             round: 0,
             verification: Evidence::new(),
             verified: None,
+            steps: BTreeMap::new(),
+            wait_round: 0,
+            waiting: Evidence::new(),
+            waited: Evidence::new(),
+            held_by: String::new(),
             last_seen_ms: at_ms,
             acted_at_ms: 0,
         })
     }
 
-    fn observe(&mut self, purpose: ProbePurpose, round: u32, probe: &str, outcome: Outcome, at_ms: i64) {
-        match purpose {
-            ProbePurpose::Preview => {
-                self.previews.insert(probe.to_owned(), outcome);
+    fn observe(&mut self, seen: &Observation, at_ms: i64) {
+        let (probe, outcome) = (seen.probe.clone(), seen.outcome.clone().unwrap_or_default());
+        match seen.purpose() {
+            ProbePurpose::Preview | ProbePurpose::Preparation => {
+                let challenge = seen.challenge.clone();
+                // From when it was asked for: the agent's time began to run a little later.
+                let valid_until_ms = seen.asked_at_ms + i64::from(seen.valid_ms);
+                self.previews.insert(probe, Preview { outcome, challenge, valid_until_ms });
             }
             ProbePurpose::Verification => {
-                if round > self.round {
-                    self.round = round;
+                if seen.round > self.round {
+                    self.round = seen.round;
                     self.verification.clear();
                 }
-                self.verification.insert(probe.to_owned(), outcome);
+                self.verification.insert(probe, outcome);
+            }
+            ProbePurpose::Wait => {
+                if seen.round > self.wait_round {
+                    self.wait_round = seen.round;
+                    self.waiting.clear();
+                }
+                self.waited.insert(probe.clone(), outcome.clone());
+                self.waiting.insert(probe, outcome);
             }
             ProbePurpose::Diagnosis | ProbePurpose::Unspecified => {
-                self.evidence.insert(probe.to_owned(), outcome);
+                self.evidence.insert(probe, outcome);
             }
         }
         self.last_seen_ms = at_ms;
     }
 
+    /// The step that waits at this moment.
+    pub fn open_wait(&self) -> Option<(u32, &Passage)> {
+        let open = |(_, passage): &(&u32, &Passage)| matches!(passage, Passage::Open { .. });
+        self.steps.iter().find(open).map(|(step, passage)| (*step, passage))
+    }
+
+    /// The newest that is known, for the conditions of steps.
+    pub(super) fn newest(&self) -> Evidence {
+        let mut newest = self.evidence.clone();
+        newest.extend(self.waited.iter().map(|(probe, outcome)| (probe.clone(), outcome.clone())));
+        newest
+    }
+
     /// Whether this probe has been answered.
     pub(super) fn has(&self, key: &ProbeKey) -> bool {
         match key.purpose {
-            ProbePurpose::Preview => self.previews.contains_key(&key.probe),
+            ProbePurpose::Preview | ProbePurpose::Preparation => self.previews.contains_key(&key.probe),
+            ProbePurpose::Wait => {
+                key.round < self.wait_round
+                    || self.open_wait().is_none()
+                    || (key.round == self.wait_round && self.waiting.contains_key(&key.probe))
+            }
             ProbePurpose::Verification => {
                 key.round < self.round
                     || (key.round == self.round && self.verification.contains_key(&key.probe))
@@ -445,15 +647,33 @@ impl Plan {
                     outcome: None,
                 })
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<Task>, Corrupt>>()?;
+        let challenged = tasks.iter().filter(|task| !task.leaf.challenge.is_empty());
+        let valid_until_ms = challenged.filter_map(|task| {
+            let mut previews = state.targets[task.target].previews.values();
+            let preview = previews.find(|preview| preview.challenge == task.leaf.challenge)?;
+            Some(preview.valid_until_ms - plan::LAST_MOMENT_MS)
+        });
         Ok(Self {
             batch: Arc::new(batch),
+            lapses_at_ms: valid_until_ms.fold(manifest.not_after_ms, i64::min),
+            is_wave: plan::goes_by_waves(state),
             manifest,
             entries: planned.entries.clone(),
             signatures: Vec::new(),
             signed_at_ms: 0,
             tasks,
         })
+    }
+
+    /// Whether it may be carried out: it is signed, or holds nothing that could be.
+    pub(super) fn is_agreed(&self) -> bool {
+        !self.signatures.is_empty() || self.entries.iter().all(|entry| entry.refused.is_some())
+    }
+
+    /// Whether any of its orders loses something, so that it cannot be signed anew without being prepared anew.
+    pub(super) fn is_challenged(&self) -> bool {
+        self.tasks.iter().any(|task| !task.leaf.challenge.is_empty())
     }
 
     /// The envelope for one of its tasks.

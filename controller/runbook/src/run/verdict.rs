@@ -1,12 +1,8 @@
 //! How a run ends.
 
-use vigie_proto::v1::{FindingState, OutcomeStatus, RunMode, RunVerdict, run_event::Event};
+use vigie_proto::v1::{FindingState, Outcome, OutcomeStatus, RunMode, RunVerdict, run_event::Event};
 
-use super::{
-    State,
-    act::{Progress, progress},
-    decide::closed,
-};
+use super::{State, decide::closed, plan};
 
 /// The end of a run, judged by the worst that it holds: in doubt, failed, refused, unreachable, findings, well.
 pub(super) fn close(state: &State) -> Event {
@@ -21,22 +17,34 @@ fn judge(state: &State) -> (RunVerdict, String) {
     if count(OutcomeStatus::InDoubt) > 0 {
         return (RunVerdict::InDoubt, of(count(OutcomeStatus::InDoubt), "in doubt"));
     }
-    let acted = state.plan.as_ref().filter(|plan| !plan.signatures.is_empty());
+    let acted = state.plans.iter().any(|plan| !plan.signatures.is_empty());
+    let untouched = plan::untouched(state);
+    if let Some(why) = state.cancelled.as_ref().filter(|_| acted && untouched > 0) {
+        return (RunVerdict::Cancelled, format!("{why}; {} left alone", targets(untouched)));
+    }
     if state.runbook.is_some() {
         let unreachable = state.targets.iter().filter(|target| target.is_unreachable()).count();
         let confirmed = state.targets.iter().filter(|target| is_ill(target)).count();
-        if let Some(plan) = acted {
-            let bad = plan.entries.iter().filter(|entry| progress(state, entry) == Progress::Bad).count();
-            let left = confirmed.saturating_sub(plan.entries.len());
+        let entries = state.plan_entries().count();
+        if let Some(refusal) = refusals(state).next().filter(|_| !acted && refusals(state).count() == entries)
+        {
+            let reason = refusal.failure.as_ref().map_or("", |failure| failure.message.as_str());
+            return (RunVerdict::Refused, reason.to_owned());
+        }
+        if acted {
+            let bad = plan::gone_wrong(state, None);
+            let left = confirmed.saturating_sub(entries);
             return match (bad, left, unreachable) {
-                (1.., ..) => {
-                    (RunVerdict::Unresolved, format!("{bad} of {} not repaired", plan.entries.len()))
+                (1.., ..) if untouched > 0 => {
+                    let rest = format!("{} left alone", targets(untouched));
+                    (RunVerdict::Unresolved, format!("{bad} of {entries} not repaired; {rest}"))
                 }
+                (1.., ..) => (RunVerdict::Unresolved, format!("{bad} of {entries} not repaired")),
                 (0, _, 1..) => {
                     (RunVerdict::Unreachable, format!("{} could not be asked", targets(unreachable)))
                 }
                 (0, 1.., 0) => (RunVerdict::Findings, format!("{} for a person to mend", targets(left))),
-                (0, 0, 0) => (RunVerdict::Resolved, format!("{} repaired and verified", plan.entries.len())),
+                (0, 0, 0) => (RunVerdict::Resolved, format!("{entries} repaired and verified")),
             };
         }
         return match (unreachable, confirmed) {
@@ -44,7 +52,7 @@ fn judge(state: &State) -> (RunVerdict, String) {
             (0, 1..) => {
                 let rest = match state.mode() {
                     RunMode::Diagnose => "",
-                    _ if state.plan.is_some() => "; planned, nothing was changed",
+                    _ if state.plan().is_some() => "; planned, nothing was changed",
                     _ => "; no remedy can help, a person has to",
                 };
                 (RunVerdict::Findings, format!("{confirmed} of {} not well{rest}", state.targets.len()))
@@ -68,10 +76,15 @@ fn judge(state: &State) -> (RunVerdict, String) {
 
 /// The outcomes that the run is about: its orders where it acted, else its probes.
 fn outcomes(state: &State) -> impl Iterator<Item = OutcomeStatus> {
-    let tasks = state.tasks().iter().filter_map(|task| task.outcome.as_ref());
-    let acted = state.tasks().iter().any(|task| task.outcome.is_some());
+    let tasks = state.tasks().filter_map(|task| task.outcome.as_ref());
+    let acted = state.tasks().any(|task| task.outcome.is_some()) || refusals(state).next().is_some();
     let probes = state.targets.iter().flat_map(|target| target.evidence.values()).filter(move |_| !acted);
-    tasks.chain(probes).map(vigie_proto::v1::Outcome::status)
+    tasks.chain(refusals(state)).chain(probes).map(Outcome::status)
+}
+
+/// Why nothing was planned where something should have been.
+fn refusals(state: &State) -> impl Iterator<Item = &Outcome> {
+    state.plan_entries().filter_map(|entry| entry.refused.as_ref())
 }
 
 fn targets(number: usize) -> String {

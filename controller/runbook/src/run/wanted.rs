@@ -7,7 +7,7 @@ use vigie_proto::{
     v1::{ProbePurpose, Request, RunPhase, run_spec::Kind},
 };
 
-use super::{Effect, ProbeKey, State, TaskState, act, plan};
+use super::{Effect, ProbeKey, State, TaskState, act, plan, waits};
 
 /// How long a host without a session may take to come back before its probes are given up, in milliseconds.
 const GRACE_MS: i64 = 1_000;
@@ -115,7 +115,11 @@ pub fn wanted(state: &State, now_ms: i64, connected: &dyn Fn(HostId) -> bool) ->
     let (asked, tasks) = match state.phase() {
         RunPhase::Observing => (diagnosis(state), false),
         RunPhase::Previewing => (plan::previews(state), false),
-        RunPhase::Acting | RunPhase::Verifying => (act::verification(state), true),
+        RunPhase::Acting | RunPhase::AwaitingPerson | RunPhase::Verifying => {
+            let mut asked = act::verification(state);
+            asked.extend(waits::asked(state));
+            (asked, true)
+        }
         RunPhase::AwaitingSignature | RunPhase::Closed | RunPhase::Unspecified => return Vec::new(),
     };
     let mut effects = Vec::new();
@@ -139,7 +143,7 @@ pub fn wanted(state: &State, now_ms: i64, connected: &dyn Fn(HostId) -> bool) ->
         });
     }
     if tasks {
-        if let Some(plan) = &state.plan {
+        if let Some(plan) = state.plan() {
             for (index, task) in plan.tasks.iter().enumerate() {
                 match task.state {
                     TaskState::Sent | TaskState::Running => {
@@ -151,11 +155,11 @@ pub fn wanted(state: &State, now_ms: i64, connected: &dyn Fn(HostId) -> bool) ->
                     TaskState::Pending | TaskState::Ended => {}
                 }
             }
-            for task in act::turns(state, plan) {
+            for (_, task) in act::turns(state, plan) {
                 wake(act::gone_at_ms(state, plan, task).min(plan.manifest.not_after_ms + 1));
             }
         }
-        if let Some(at) = act::verification_ends_at_ms(state) {
+        for at in [act::verification_ends_at_ms(state), waits::ends_at_ms(state)].into_iter().flatten() {
             wake(at);
         }
     }

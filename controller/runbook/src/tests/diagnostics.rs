@@ -236,7 +236,7 @@ fn probes_read_and_steps_change() {
            |
         30 |       - compose_ps: {}
            |         ^
-          hint: what only reads belongs into `verify`
+          hint: what only reads belongs into `verify`, or into a `wait`
         "##
     );
 }

@@ -25,7 +25,7 @@ use vigie_proto::{
 
 use super::{
     CertificateRow, Enrolment, HostRow, Issue, Mandate, OpenedRun, PendingNotice, RedeemError, Redemption,
-    Sighting, Store, StoreError, Token,
+    RemedyTried, Sighting, Store, StoreError, Token,
 };
 use crate::audit::{Intent, Kind, Line, Record};
 
@@ -209,10 +209,16 @@ impl Store for Sqlite {
         mandate: &Mandate,
         events: &[RunEvent],
         summary: &RunSummary,
+        remedies: &[RemedyTried],
     ) -> Result<(), StoreError> {
         let mut transaction = self.write().await?;
         runs::append(&mut transaction, mandate.run(), events, summary).await?;
+        runs::try_remedies(&mut transaction, mandate.run(), remedies).await?;
         Ok(transaction.commit().await?)
+    }
+
+    async fn remedies(&self, since_ms: i64) -> Result<Vec<RemedyTried>, StoreError> {
+        runs::remedies(&self.readers, since_ms).await
     }
 
     async fn open_runs(&self) -> Result<Vec<Mandate>, StoreError> {

@@ -10,7 +10,7 @@ use vigie_proto::{
 use super::{audit, decode, parse, signed, unsigned};
 use crate::{
     audit::{Intent, Kind},
-    store::{Mandate, OpenedRun, StoreError},
+    store::{Mandate, OpenedRun, RemedyTried, StoreError},
 };
 
 const WHAT: &str = "a run";
@@ -79,6 +79,44 @@ pub(super) async fn append(
             .await?;
     }
     Ok(())
+}
+
+/// Keeps which remedies a run begins; the first time counts.
+pub(super) async fn try_remedies(
+    connection: &mut SqliteConnection,
+    run: RunId,
+    remedies: &[RemedyTried],
+) -> Result<(), StoreError> {
+    for tried in remedies {
+        sqlx::query(
+            "INSERT INTO remedies (run, host, stack, remedy, at_ms) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        )
+        .bind(run.to_string())
+        .bind(tried.host.to_string())
+        .bind(&tried.stack)
+        .bind(&tried.remedy)
+        .bind(tried.at_ms)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn remedies(pool: &SqlitePool, since_ms: i64) -> Result<Vec<RemedyTried>, StoreError> {
+    let rows = sqlx::query("SELECT * FROM remedies WHERE at_ms >= ? ORDER BY at_ms")
+        .bind(since_ms)
+        .fetch_all(pool)
+        .await?;
+    let read = |row: &SqliteRow| {
+        let host: String = row.try_get("host")?;
+        Ok(RemedyTried {
+            host: parse(&host, "a remedy")?,
+            stack: row.try_get("stack")?,
+            remedy: row.try_get("remedy")?,
+            at_ms: row.try_get("at_ms")?,
+        })
+    };
+    rows.iter().map(read).collect()
 }
 
 pub(super) async fn open_runs(pool: &SqlitePool) -> Result<Vec<Mandate>, StoreError> {

@@ -1,3 +1,4 @@
+pub(super) mod approve;
 pub(super) mod cancel;
 pub(super) mod list;
 pub(super) mod resume;

@@ -1,0 +1,133 @@
+//! Who changes which stack, and what was tried on it: one run at a time changes a stack, and no remedy is tried again
+//! and again.
+//!
+//! Owned by this process, and rebuilt when it starts: what runs change follows from their logs, and what was tried is in
+//! the store.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::watch;
+use vigie_proto::id::{HostId, RunId};
+use vigie_runbook::run::{HOUR_MS, Holder};
+
+use crate::store::RemedyTried;
+
+/// A stack of a host.
+type Place = (HostId, String);
+
+/// The stacks of all hosts.
+#[derive(Debug, Clone)]
+pub(super) struct Stacks(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Held for moments only, never across an await.
+    table: Mutex<Table>,
+    /// Counts how often stacks became free.
+    freed: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    held: HashMap<Place, (RunId, String)>,
+    /// By stack and remedy, Unix milliseconds.
+    tries: HashMap<(HostId, String, String), Vec<i64>>,
+}
+
+impl Stacks {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Inner { table: Mutex::default(), freed: watch::Sender::new(0) }))
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The run that holds a stack, when it is another one; otherwise this run holds it from now on. `says` is what the
+    /// run does.
+    pub(super) fn hold(&self, run: RunId, says: &str, host: HostId, stack: &str) -> Option<Holder> {
+        match self.table().held.entry((host, stack.to_owned())) {
+            Entry::Occupied(held) if held.get().0 != run => {
+                let (run, says) = held.get();
+                Some(Holder { run: run.to_string(), says: says.clone() })
+            }
+            Entry::Occupied(_) => None,
+            Entry::Vacant(free) => {
+                free.insert((run, says.to_owned()));
+                None
+            }
+        }
+    }
+
+    /// Sets free all that a run holds, but for these.
+    pub(super) fn keep(&self, run: RunId, these: &[Place]) {
+        let mut freed = false;
+        self.table().held.retain(|place, (holder, _)| {
+            let kept = *holder != run || these.contains(place);
+            freed |= !kept;
+            kept
+        });
+        if freed {
+            self.0.freed.send_modify(|times| *times += 1);
+        }
+    }
+
+    /// Changes whenever a stack becomes free.
+    pub(super) fn freed(&self) -> watch::Receiver<u64> {
+        self.0.freed.subscribe()
+    }
+
+    /// Takes note of remedies that were begun; forgets what is too old to count.
+    pub(super) fn tried(&self, remedies: &[RemedyTried]) {
+        let mut table = self.table();
+        for tried in remedies {
+            let times =
+                table.tries.entry((tried.host, tried.stack.clone(), tried.remedy.clone())).or_default();
+            times.retain(|at_ms| tried.at_ms - at_ms < HOUR_MS);
+            times.push(tried.at_ms);
+        }
+    }
+
+    /// When a remedy was tried on a stack lately.
+    pub(super) fn tries(&self, host: HostId, stack: &str, remedy: &str) -> Vec<i64> {
+        let key = (host, stack.to_owned(), remedy.to_owned());
+        self.table().tries.get(&key).cloned().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_run_holds_a_stack_until_it_is_done() {
+        let stacks = Stacks::new();
+        let (first, second, host) = (RunId::new(), RunId::new(), HostId::new());
+        let mut freed = stacks.freed();
+        assert_eq!(stacks.hold(first, "run a by ada", host, "shop"), None);
+        assert_eq!(stacks.hold(first, "run a by ada", host, "shop"), None);
+        assert_eq!(stacks.hold(second, "run b by bob", host, "other"), None);
+        let holder = stacks.hold(second, "run b by bob", host, "shop").unwrap();
+        assert_eq!((holder.run, holder.says), (first.to_string(), "run a by ada".to_owned()));
+        stacks.keep(first, &[(host, "shop".to_owned())]);
+        assert!(!freed.has_changed().unwrap());
+        stacks.keep(first, &[]);
+        freed.changed().await.unwrap();
+        assert_eq!(stacks.hold(second, "run b by bob", host, "shop"), None);
+    }
+
+    #[test]
+    fn only_the_last_hour_counts() {
+        let (stacks, host) = (Stacks::new(), HostId::new());
+        let tried =
+            |at_ms| RemedyTried { host, stack: "shop".to_owned(), remedy: "a/restart".to_owned(), at_ms };
+        stacks.tried(&[tried(0), tried(1_000)]);
+        assert_eq!(stacks.tries(host, "shop", "a/restart"), [0, 1_000]);
+        stacks.tried(&[tried(HOUR_MS)]);
+        assert_eq!(stacks.tries(host, "shop", "a/restart"), [1_000, HOUR_MS]);
+        assert!(stacks.tries(host, "other", "a/restart").is_empty());
+    }
+}

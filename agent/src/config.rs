@@ -159,6 +159,10 @@ pub struct StackSettings {
     pub admin_url: Option<String>,
     /// The variable of the stack's env file that holds the admin interface's bearer token.
     pub admin_token_env: Option<String>,
+    /// Where the backups are, and what is known of them elsewhere.
+    pub backups: BackupSettings,
+    /// The tables that have to be in the stack's database.
+    pub tables: Vec<String>,
 }
 
 impl StackSettings {
@@ -188,6 +192,18 @@ impl std::fmt::Debug for DatabaseUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("DatabaseUrl")
     }
+}
+
+/// What a person says of a stack's backups.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackupSettings {
+    /// The folder, absolute or relative to the stack's; `backups/postgres` otherwise.
+    pub directory: Option<PathBuf>,
+    /// The script that makes one, absolute or relative; `scripts/backup_postgres.sh` otherwise.
+    pub script: Option<PathBuf>,
+    /// A file that is touched whenever backups were copied elsewhere: its time is the copies' age.
+    pub off_site: Option<PathBuf>,
 }
 
 impl Default for Settings {

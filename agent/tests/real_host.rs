@@ -115,6 +115,10 @@ macro_rules! ask {
     };
 }
 
+// Below the macro, which it uses.
+#[path = "real_host/backup.rs"]
+mod backup;
+
 #[tokio::test]
 async fn every_probe_on_a_healthy_host() {
     let world = World::new().await;

@@ -4,6 +4,8 @@
 //! engine's answers mean is said in the catalogue's words here, so that no operation reads the engine's own types
 //! twice. Compose is not spoken here; see [`crate::host::stacks::compose`].
 
+pub mod exec;
+
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use bollard::{

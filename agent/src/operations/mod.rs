@@ -3,6 +3,7 @@
 //! An operation is a function of its request and a [`Context`]. It has checked nothing before and checks everything
 //! itself that only the host can know; grammar, order and policy were checked by [`crate::host`] before it is called.
 
+mod backup;
 mod compose;
 mod containers;
 mod exec;
@@ -11,6 +12,7 @@ mod firewall;
 mod host;
 mod http;
 mod knowledge;
+mod migration;
 mod network;
 mod nginx;
 mod postgres;
@@ -156,6 +158,19 @@ pub async fn run(request: request::Operation, cx: &Context) -> Result<result::Op
         }
         Ask::KnowledgeReindex(ask) => knowledge::reindex(ask, cx).await.map(Answer::KnowledgeReindex),
         Ask::Exec(ask) => exec::exec(ask, cx).await.map(Answer::Exec),
+        Ask::BackupList(ask) => backup::list(ask, cx).await.map(Answer::BackupList),
+        Ask::BackupVerify(ask) => backup::verify(ask, cx).await.map(Answer::BackupVerify),
+        Ask::BackupCreate(ask) => backup::create(ask, cx).await.map(Answer::BackupCreate),
+        Ask::BackupRestorePreview(ask) => {
+            backup::restore_preview(ask, cx).await.map(Answer::BackupRestorePreview)
+        }
+        Ask::BackupRestore(ask) => backup::restore(ask, cx).await.map(Answer::BackupRestore),
+        Ask::BackupPrunePreview(ask) => backup::prune_preview(ask, cx).await.map(Answer::BackupPrunePreview),
+        Ask::BackupPrune(ask) => backup::prune(ask, cx).await.map(Answer::BackupPrune),
+        Ask::MigrationLint(ask) => migration::lint_file(ask, cx).await.map(Answer::MigrationLint),
+        Ask::TableCheck(ask) => migration::table_check(ask, cx).await.map(Answer::TableCheck),
+        Ask::MigrationRehearse(ask) => migration::rehearse(ask, cx).await.map(Answer::MigrationRehearse),
+        Ask::MigrationApply(ask) => migration::apply(ask, cx).await.map(Answer::MigrationApply),
     };
     done.map_err(|mut fault| {
         // A fault may quote what a program said.

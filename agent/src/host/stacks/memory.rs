@@ -77,6 +77,11 @@ impl Memory {
         }
     }
 
+    /// The folder that holds the file.
+    pub(super) fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
+
     /// Writes all stacks, whole or not at all.
     ///
     /// # Errors

@@ -231,6 +231,11 @@ impl Stacks {
         }
     }
 
+    /// The agent's state folder, where the stacks are remembered.
+    pub fn state_folder(&self) -> &Path {
+        self.memory.folder()
+    }
+
     /// Compose on this host.
     pub fn compose(&self) -> &ComposeCalls {
         &self.calls

@@ -39,6 +39,7 @@ pub fn shipped() -> &'static [(&'static str, &'static str)] {
     &[
         ("backend-502", include_str!("../../../deploy/runbooks/backend-502.yaml")),
         ("high-load", include_str!("../../../deploy/runbooks/high-load.yaml")),
+        ("postgres-down", include_str!("../../../deploy/runbooks/postgres-down.yaml")),
         ("quota-blocking", include_str!("../../../deploy/runbooks/quota-blocking.yaml")),
         ("redis-down", include_str!("../../../deploy/runbooks/redis-down.yaml")),
     ]

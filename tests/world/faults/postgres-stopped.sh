@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # PostgreSQL was stopped by hand: /health answers 503 with dbConnected false.
+# expect: runbook=postgres-down cause=stopped remedy=start_postgres
 break_it() {
     docker stop sylion-postgres
     poll 10 has_code 503

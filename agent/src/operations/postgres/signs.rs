@@ -226,7 +226,8 @@ fn sign_of(line: &str) -> Option<&'static str> {
     SIGNS.iter().find(|(_, parts)| parts.iter().any(|part| lower.contains(part))).map(|(sign, _)| *sign)
 }
 
-fn read(lines: &[String], cx: &Context) -> PostgresLogSignsResult {
+/// The signs, as the lines have them: nothing is redacted yet.
+fn read(lines: &[String]) -> PostgresLogSignsResult {
     let mut result = PostgresLogSignsResult {
         present: true,
         lines: u32::try_from(lines.len()).unwrap_or(u32::MAX),
@@ -256,11 +257,7 @@ fn read(lines: &[String], cx: &Context) -> PostgresLogSignsResult {
             count(&mut result.signs, found, at, line);
         }
     }
-    for sign in &mut result.signs {
-        sign.line = text::text_up_to(&cx.host, &sign.line, 500);
-    }
-    let fatal: Vec<&String> = fatal.into_iter().collect();
-    result.last_fatal = text::lines(&cx.host, &fatal);
+    result.last_fatal = fatal.into_iter().cloned().collect();
     result
 }
 
@@ -286,4 +283,92 @@ fn time_of(line: &str) -> Option<i64> {
     }
     let time = chrono::NaiveDateTime::parse_from_str(stamp, "%Y-%m-%d %H:%M:%S%.3f").ok()?;
     Some(time.and_utc().timestamp_millis())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Captured from PostgreSQL 15.20 in a container whose write-ahead log was zeroed.
+    const PANIC: &str = include_str!("fixtures/log-panic.txt");
+    /// The same after a start with a setting that it does not take.
+    const CONFIG: &str = include_str!("fixtures/log-config.txt");
+    /// A page of a table was damaged on disk while the server was stopped.
+    const PAGE: &str = include_str!("fixtures/log-page.txt");
+
+    fn of(log: &str) -> PostgresLogSignsResult {
+        let mut lines: Vec<String> = log.lines().map(ToOwned::to_owned).collect();
+        in_order(&mut lines);
+        read(&lines)
+    }
+
+    fn current(found: &PostgresLogSignsResult) -> Vec<&str> {
+        found.signs.iter().filter(|sign| sign.current).map(|sign| sign.sign.as_str()).collect()
+    }
+
+    #[test]
+    fn a_panic_at_every_start() {
+        let found = of(PANIC);
+        let current = current(&found);
+        assert!(current.contains(&"panic") && current.contains(&"corruption") && !found.ready, "{found:?}");
+        let panic = found.signs.iter().find(|sign| sign.sign == "panic").unwrap();
+        assert!(
+            panic.count >= 2 && panic.first_at_ms > 0 && panic.last_at_ms > panic.first_at_ms,
+            "{panic:?}"
+        );
+        assert!(panic.line.contains("could not locate a valid checkpoint record"));
+        assert!(found.last_fatal.iter().any(|line| line.contains("PANIC:  ")));
+    }
+
+    #[test]
+    fn a_configuration_that_does_not_hold() {
+        let found = of(CONFIG);
+        assert_eq!(current(&found), ["config_error"], "{found:?}");
+        assert!(!found.ready);
+    }
+
+    #[test]
+    fn a_damaged_page_while_all_else_is_well() {
+        let found = of(PAGE);
+        assert_eq!(current(&found), ["corruption"], "{found:?}");
+        assert!(found.ready && found.starts == 1);
+        // A start makes it history, and not well.
+        let again = format!(
+            "{PAGE}2026-11-25 03:20:05.001 UTC [1] LOG:  database system is ready to accept connections\n"
+        );
+        let found = of(&again);
+        assert!(current(&found).is_empty() && found.signs.iter().any(|sign| sign.sign == "corruption"));
+    }
+
+    #[test]
+    fn what_a_client_says_is_no_sign() {
+        for line in [
+            "2026-11-25 03:14:10.268 UTC [32] STATEMENT:  INSERT INTO t VALUES ('PANIC:  corrupt')",
+            "2026-11-25 03:14:10.268 UTC [32] ERROR:  relation \"x\" does not exist at character 15",
+            "\tConnection matched pg_hba.conf line 100: \"host all all all scram-sha-256\"",
+        ] {
+            assert_eq!(sign_of(line), None, "{line}");
+        }
+        for (line, sign) in [
+            (
+                "2026-11-25 03:14:10.268 UTC [32] PANIC:  could not write to file \"pg_wal/xlogtemp.53\": No space left on device",
+                "disk_full",
+            ),
+            ("2026-11-25 03:14:10.268 UTC [32] DETAIL:  Role \"nobody\" does not exist.", "role_unknown"),
+            (
+                "2026-11-25 03:14:10.268 UTC [32] FATAL:  sorry, too many clients already",
+                "too_many_connections",
+            ),
+            (
+                "2026-11-25 03:14:10.268 UTC [1] LOG:  server process (PID 88) was terminated by signal 9: Killed",
+                "crash",
+            ),
+            (
+                "2026-11-25 03:14:10.268 UTC [1] FATAL:  database files are incompatible with server",
+                "version_mismatch",
+            ),
+        ] {
+            assert_eq!(sign_of(line), Some(sign), "{line}");
+        }
+    }
 }

@@ -28,6 +28,20 @@ const LARGEST: &str = "
     WHERE c.relkind IN ('r', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg_toast%'
     ORDER BY 2 DESC LIMIT $1";
 
+/// The same by the pages that the last vacuum counted: for when somebody holds a table so that it cannot be measured.
+const ESTIMATED: &str = "
+    SELECT n.nspname || '.' || c.relname,
+           (c.relpages + coalesce(i.pages, 0) + coalesce(t.relpages, 0))::int8 * current_setting('block_size')::int8,
+           coalesce(i.pages, 0)::int8 * current_setting('block_size')::int8,
+           greatest(c.reltuples, 0)::int8, coalesce(s.n_dead_tup, 0)::int8
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_class t ON t.oid = c.reltoastrelid
+    LEFT JOIN (SELECT x.indrelid, sum(k.relpages) AS pages FROM pg_index x JOIN pg_class k ON k.oid = x.indexrelid
+               GROUP BY x.indrelid) i ON i.indrelid = c.oid
+    LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
+    WHERE c.relkind IN ('r', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg_toast%'
+    ORDER BY 2 DESC LIMIT $1";
+
 const WAL: &str = "
     SELECT coalesce(sum(size), 0)::int8, count(*)::int8,
            (SELECT setting::int8 * 1048576 FROM pg_settings WHERE name = 'max_wal_size')
@@ -63,7 +77,14 @@ pub(in crate::operations) async fn size(
 async fn read(session: &mut PgConnection, tables: i64) -> Result<PostgresSizeResult, sqlx::Error> {
     let bytes = |row: &sqlx::postgres::PgRow, at: usize| row.try_get::<i64, _>(at).map(number::<u64>);
     let databases = sqlx::query(DATABASES).fetch_one(&mut *session).await?;
-    let largest = sqlx::query(LARGEST).bind(tables).fetch_all(&mut *session).await?;
+    let (largest, estimated) = match sqlx::query(LARGEST).bind(tables).fetch_all(&mut *session).await {
+        Ok(rows) => (rows, false),
+        // `lock_not_available`: measuring a table waits for whoever has it for themselves.
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55P03") => {
+            (sqlx::query(ESTIMATED).bind(tables).fetch_all(&mut *session).await?, true)
+        }
+        Err(error) => return Err(error),
+    };
     let wal = match sqlx::query(WAL).fetch_one(&mut *session).await {
         Ok(row) => (bytes(&row, 0)?, number(row.try_get(1)?), bytes(&row, 2)?),
         // Only a superuser and a monitoring role may look; the rest is worth telling all the same.
@@ -85,6 +106,7 @@ async fn read(session: &mut PgConnection, tables: i64) -> Result<PostgresSizeRes
     let inactive = slots.iter().filter(|slot| !slot.active).map(|slot| slot.retained_bytes);
     Ok(PostgresSizeResult {
         present: true,
+        tables_estimated: estimated,
         database: databases.try_get(0)?,
         database_bytes: bytes(&databases, 1)?,
         all_databases_bytes: bytes(&databases, 2)?,

@@ -140,12 +140,12 @@ pub(in crate::operations) async fn log_signs(
     if lines.iter().filter(|line| time_of(line).is_some()).count() * 2 > lines.len() {
         in_order(&mut lines);
     }
-    Ok(PostgresLogSignsResult {
-        service: server.service,
-        source: source.to_owned(),
-        truncated,
-        ..read(&lines, cx)
-    })
+    let mut result = read(&lines);
+    for sign in &mut result.signs {
+        sign.line = text::text_up_to(&cx.host, &sign.line, 500);
+    }
+    result.last_fatal = text::lines(&cx.host, &result.last_fatal);
+    Ok(PostgresLogSignsResult { service: server.service, source: source.to_owned(), truncated, ..result })
 }
 
 /// The newest file that the server's own collector writes, where it writes one.

@@ -9,9 +9,10 @@ break_it() {
     systemd-run -q --unit world-dump bash -c "
         { echo 'BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; LOCK TABLE knowledge_documents IN ACCESS SHARE MODE; SELECT 1;'; exec sleep 86400; } |
             docker exec -i -e PGAPPNAME=pg_dump sylion-postgres psql -q -U sylion_user -d sylion_prod"
+    docker exec sylion-postgres bash -c 'rm -rf /tmp/standby && mkdir /tmp/standby'
     docker exec sylion-postgres pg_receivewal -U sylion_user --slot world_standby --create-slot --if-not-exists
     systemd-run -q --unit world-standby docker exec sylion-postgres \
-        pg_receivewal -U sylion_user -D /tmp --slot world_standby --no-loop
+        pg_receivewal -U sylion_user -D /tmp/standby --slot world_standby --no-loop
     poll 20 streaming
 }
 streaming() { sql -At <<<"SELECT 1 FROM pg_replication_slots WHERE active" | grep -q 1; }

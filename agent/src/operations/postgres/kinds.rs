@@ -55,6 +55,8 @@ pub(super) fn of(traits: Traits<'_>) -> &'static str {
     let named = |names: &[&str]| names.iter().any(|name| application.contains(name));
     match traits.backend_type {
         "walsender" | "walreceiver" => return "replication",
+        // They wait for work, and are always there.
+        kind if kind.ends_with("launcher") => return "server",
         kind if kind.starts_with("logical replication") => return "replication",
         kind if kind.starts_with("autovacuum") => return "vacuum",
         // Before PostgreSQL 10 nobody says; a parallel worker works for its leader.
@@ -224,6 +226,7 @@ mod tests {
         assert_eq!(working("vigie", "SELECT 1"), "own");
         let server = |backend_type| of(Traits { backend_type, ..Traits::default() });
         assert_eq!(server("autovacuum worker"), "vacuum");
+        assert_eq!(server("autovacuum launcher"), "server");
         assert_eq!(server("walsender"), "replication");
         assert_eq!(server("checkpointer"), "server");
         // What an idle session did last is over; that it keeps others out is not.

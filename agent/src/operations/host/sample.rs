@@ -272,7 +272,7 @@ mod tests {
         let line = "341 (pg (dump) :) D 1 341 341 0 -1 4194560 512 77 3 1 25 4 9 2 39 19 4 0 21844 5885952 901 \
                     18446744073709551615 1 1 0 0 0 0 0 0 0 0 0 0 17 1 0 3 0 0 0 0 0 0 0 0 0 0 0";
         let (started, seen) = parse(line).unwrap();
-        assert_eq!((started, seen.name.as_str(), seen.state), (21844, "pg (dump) :)", 'D'));
+        assert_eq!((started, seen.name.as_str(), seen.state), (21844, "pg (dump) :", 'D'));
         assert_eq!((seen.ticks, seen.children_ticks, seen.major_faults), (29, 11, 3));
         assert_eq!((seen.nice, seen.threads, seen.rss_pages), (19, 4, 901));
         assert!(seen.low_priority() && seen.idle_class && !seen.kernel);

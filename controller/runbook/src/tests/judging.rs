@@ -172,6 +172,7 @@ fn every_operation_can_stand_in_a_runbook() {
             "unit_status" | "unit_restart" => "{ unit: nginx.service }",
             "compose_build_check" => "{ service: backend }",
             "compose_restart" => "{ services: [backend] }",
+            "job_defer" | "job_resume" => "{ job: backup.timer }",
             "file_tail" => "{ path: /var/log/syslog }",
             "exec" => "{ program: ls, args: [-l, \"{{ params.service }}\"] }",
             _ => "{}",

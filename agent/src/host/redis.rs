@@ -338,13 +338,14 @@ fn made_with(found: &ContainerInspectResponse, name: &str) -> Credential {
         (None, Some((name, value))) => (name, Some(value)),
         (None, None) => (String::new(), None),
     };
+    let outcome = if password.is_some() { "untried" } else { "none" };
     Credential {
         source: "container",
         name: variable,
         place: name.to_owned(),
         username: None,
         password,
-        outcome: "none",
+        outcome,
     }
 }
 

@@ -135,7 +135,7 @@ async fn a_flush_loses_exactly_what_was_signed_for() {
     let refused = world.run_prepared(ask(), preview.clone()).await.unwrap_err();
     assert_eq!(refused.failure.code, "flush_changed");
     redis.del(key("2")).await.unwrap();
-    redis.lpop(key("wait"), None).await.unwrap();
+    redis::cmd("LPOP").arg(key("wait")).exec_async(&mut redis).await.unwrap();
     let Answer::RedisFlush(done) = world.run_prepared(ask(), preview.clone()).await.unwrap() else {
         panic!()
     };

@@ -29,6 +29,8 @@ use vigie_proto::v1::{
 
 #[path = "real_host/load.rs"]
 mod load;
+#[path = "real_host/network.rs"]
+mod network;
 #[path = "real_host/postgres.rs"]
 mod postgres;
 #[path = "real_host/redis.rs"]

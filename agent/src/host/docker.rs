@@ -210,16 +210,35 @@ impl Engine {
         bytes: usize,
         deadline: Instant,
     ) -> (LogTail, Option<EngineError>) {
+        let options = LogsOptionsBuilder::default().tail(&lines.to_string()).since(seconds(since));
+        self.read_log(container, options, bytes, deadline).await
+    }
+
+    /// The same, each line with the time at which it was written before it.
+    pub async fn stamped_logs(
+        &self,
+        container: &str,
+        lines: u32,
+        since: i64,
+        bytes: usize,
+        deadline: Instant,
+    ) -> (LogTail, Option<EngineError>) {
+        let options = LogsOptionsBuilder::default().tail(&lines.to_string()).since(seconds(since));
+        self.read_log(container, options.timestamps(true), bytes, deadline).await
+    }
+
+    async fn read_log(
+        &self,
+        container: &str,
+        options: LogsOptionsBuilder,
+        bytes: usize,
+        deadline: Instant,
+    ) -> (LogTail, Option<EngineError>) {
         let client = match self.client().await {
             Ok(client) => client,
             Err(error) => return (LogTail::default(), Some(error)),
         };
-        let options = LogsOptionsBuilder::default()
-            .stdout(true)
-            .stderr(true)
-            .tail(&lines.to_string())
-            .since(i32::try_from(since).unwrap_or(0))
-            .build();
+        let options = options.stdout(true).stderr(true).build();
         let mut stream = Box::pin(client.logs(container, Some(options)));
         let mut tail = LineTail::new(bytes);
         let begun = Instant::now();
@@ -298,6 +317,11 @@ impl Engine {
         *self.client.lock().await = None;
         EngineError::Hung { call, after: begun.elapsed() }
     }
+}
+
+/// Unix seconds as the engine takes them.
+fn seconds(since: i64) -> i32 {
+    i32::try_from(since).unwrap_or(0)
 }
 
 impl EngineError {

@@ -5,8 +5,8 @@ pub(super) mod stats;
 use bollard::models::{ContainerInspectResponse, ContainerSummary};
 use vigie_proto::v1::{
     Container, ContainerInspectRequest, ContainerInspectResult, ContainerListRequest, ContainerListResult,
-    ContainerLogsRequest, ContainerLogsResult, ContainerRestartRequest, ContainerRestartResult,
-    PublishedPort, result,
+    ContainerLogsRequest, ContainerLogsResult, ContainerRestartRequest, ContainerRestartResult, LogLine,
+    PublishedPort, StackLogsRequest, StackLogsResult, result,
 };
 
 use super::{Context, Fault, text};
@@ -17,6 +17,9 @@ use crate::host::{
 
 /// Log lines when the request does not say.
 const LINES: u32 = 100;
+
+/// The lines of a stack's services together.
+const STACK_LINES: usize = 4000;
 
 /// What of a log leaves the host at most: a few times what a person reads.
 const LOG_BYTES: usize = 512 * 1024;
@@ -91,6 +94,56 @@ pub(super) async fn logs(request: ContainerLogsRequest, cx: &Context) -> Result<
     match error {
         None => Ok(result),
         Some(error) => Err(Fault::from(error).partial(result::Operation::ContainerLogs(result))),
+    }
+}
+
+/// Reads the end of all services' logs as one.
+pub(super) async fn stack_logs(request: StackLogsRequest, cx: &Context) -> Result<StackLogsResult, Fault> {
+    let stack = cx.host.stacks().resolve(&request.stack).await?;
+    if let Some(unknown) = request.services.iter().find(|name| !stack.services.contains_key(*name)) {
+        return Err(unknown_service(&stack, unknown));
+    }
+    let lines = if request.lines == 0 { LINES } else { request.lines };
+    let since = match request.since_s {
+        0 => 0,
+        seconds => chrono::Utc::now().timestamp() - i64::from(seconds),
+    };
+    let (all, mut missing) = stack.inventory(&present(cx, &stack.name).await?);
+    let asked = |service: &String| request.services.is_empty() || request.services.contains(service);
+    missing.retain(asked);
+    let engine = cx.host.docker();
+    let reads =
+        all.into_iter().filter(|own| own.state != "missing" && asked(&own.service)).map(async |own| {
+            let read = engine.stamped_logs(&own.id, lines, since, LOG_BYTES, cx.deadline).await;
+            (own.service, read)
+        });
+    let mut result = StackLogsResult { stack: stack.name.clone(), missing, ..StackLogsResult::default() };
+    let mut failed = None;
+    for (service, (tail, error)) in futures_util::future::join_all(reads).await {
+        result.truncated |= tail.truncated;
+        let (times, texts): (Vec<i64>, Vec<&str>) = tail.lines.iter().map(|line| stamped(line)).unzip();
+        // Each service's lines are redacted together, before others' come between them.
+        let texts = text::lines(&cx.host, &texts);
+        let lines = times.into_iter().zip(texts);
+        result.lines.extend(lines.map(|(at_ms, text)| LogLine { service: service.clone(), at_ms, text }));
+        failed = failed.or(error);
+    }
+    result.lines.sort_by_key(|line| line.at_ms);
+    let excess = result.lines.len().saturating_sub(STACK_LINES);
+    result.truncated |= excess > 0;
+    result.lines.drain(..excess);
+    match failed {
+        None => Ok(result),
+        Some(error) => Err(Fault::from(error).partial(result::Operation::StackLogs(result))),
+    }
+}
+
+/// Takes the time off a line: `2026-11-25T02:12:55.123456789Z text`.
+fn stamped(line: &str) -> (i64, &str) {
+    let stamp = line.split_once(' ').unwrap_or((line, ""));
+    match chrono::DateTime::parse_from_rfc3339(stamp.0) {
+        Ok(at) => (at.timestamp_millis(), stamp.1),
+        Err(_) => (0, line),
     }
 }
 
@@ -305,6 +358,16 @@ mod tests {
             }]
         );
         assert!(result.image_id.starts_with("sha256:") && result.created_at_ms > 0);
+    }
+
+    #[test]
+    fn lines_and_their_times() {
+        assert_eq!(
+            stamped("2026-11-25T02:12:55.123456789Z {\"level\": \"info\"}"),
+            (1_795_572_775_123, "{\"level\": \"info\"}")
+        );
+        assert_eq!(stamped("2026-11-25T02:12:55Z"), (1_795_572_775_000, ""));
+        assert_eq!(stamped("no time at all"), (0, "no time at all"));
     }
 
     #[test]

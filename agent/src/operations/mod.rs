@@ -114,6 +114,7 @@ pub async fn run(request: request::Operation, cx: &Context) -> Result<result::Op
         Ask::ContainerList(ask) => containers::list(ask, cx).await.map(Answer::ContainerList),
         Ask::ContainerInspect(ask) => containers::inspect(ask, cx).await.map(Answer::ContainerInspect),
         Ask::ContainerLogs(ask) => containers::logs(ask, cx).await.map(Answer::ContainerLogs),
+        Ask::StackLogs(ask) => containers::stack_logs(ask, cx).await.map(Answer::StackLogs),
         Ask::ContainerRestart(ask) => containers::restart(ask, cx).await.map(Answer::ContainerRestart),
         Ask::SocketSummary(ask) => sockets::summary::summary(ask, cx).await.map(Answer::SocketSummary),
         Ask::ContainerStats(ask) => containers::stats::stats(ask, cx).await.map(Answer::ContainerStats),

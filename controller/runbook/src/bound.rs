@@ -6,7 +6,7 @@ use vigie_proto::v1::{self, Outcome, Request};
 
 use crate::{
     call::{Call, Prepared},
-    model::{Probe, Remedy, Runbook, StepKind, Verify},
+    model::{Probe, Remedy, Runbook, StepKind, Vantage, Verify},
     parameters::{self, ParameterError, Values},
     rules::Value,
 };
@@ -29,6 +29,7 @@ pub struct Subject<'a> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProbeSpec {
     pub id: String,
+    pub from: Vantage,
     pub request: Request,
     pub timeout_ms: u32,
     /// Probes that are answered first.
@@ -115,7 +116,9 @@ impl Bound {
                 std::iter::once(symptom.when.mentioned()).chain(symptom.says.mentioned())
             });
         let wanted: BTreeSet<&String> = mentioned.flat_map(|mentioned| &mentioned.probes).collect();
-        self.probes(stack).into_iter().filter(|probe| wanted.contains(&probe.id)).collect()
+        // What is looked at from elsewhere is not the host's to watch.
+        let watches = |probe: &ProbeSpec| probe.from == Vantage::Host && wanted.contains(&probe.id);
+        self.probes(stack).into_iter().filter(watches).collect()
     }
 
     pub fn remedy(&self, id: &str) -> Option<&Remedy> {
@@ -176,6 +179,7 @@ fn verify<'a>(runbook: &'a Runbook, remedy: &'a Remedy) -> Option<&'a Verify> {
 fn ask(probes: &[Probe], calls: &[Prepared], stack: &str) -> Vec<ProbeSpec> {
     let probes = probes.iter().zip(calls).map(|(probe, call)| ProbeSpec {
         id: probe.id.clone(),
+        from: probe.from,
         request: call.request(stack),
         timeout_ms: probe.timeout_ms,
         after: probe.after.clone(),

@@ -28,7 +28,8 @@ pub use bound::{Bound, Evidence, ProbeSpec, StepSpec, Subject, Verification};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use judge::{Judgement, Showing};
 pub use model::{
-    Check, Contact, Finding, FindingSeverity, Probe, Remedy, Restore, Risk, Runbook, Scope, Symptom, lint,
+    Check, Contact, Finding, FindingSeverity, Probe, Remedy, Restore, Risk, Runbook, Scope, Symptom, Vantage,
+    lint,
 };
 pub use parameters::{Parameter, ParameterError, ParameterType, ParameterValue};
 pub use rollout::{Batch, Rollout};
@@ -37,7 +38,9 @@ pub use steps::Condition;
 /// The runbooks that every program carries: their ids and their texts.
 pub fn shipped() -> &'static [(&'static str, &'static str)] {
     &[
+        ("api-down", include_str!("../../../deploy/runbooks/api-down.yaml")),
         ("backend-502", include_str!("../../../deploy/runbooks/backend-502.yaml")),
+        ("clean-restart", include_str!("../../../deploy/runbooks/clean-restart.yaml")),
         ("high-load", include_str!("../../../deploy/runbooks/high-load.yaml")),
         ("postgres-down", include_str!("../../../deploy/runbooks/postgres-down.yaml")),
         ("quota-blocking", include_str!("../../../deploy/runbooks/quota-blocking.yaml")),

@@ -55,10 +55,29 @@ pub struct Symptom {
     pub(crate) says: Template,
 }
 
+/// From where a probe looks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Vantage {
+    /// The host itself.
+    #[default]
+    Host,
+    /// The controller, from outside.
+    Controller,
+    /// Another host of the fleet, whose policy lets it.
+    Peer,
+}
+
+impl Vantage {
+    pub(crate) const WORDS: &[(&str, Self)] =
+        &[("host", Self::Host), ("controller", Self::Controller), ("peer", Self::Peer)];
+}
+
 /// A question to a host, under the name that rules know its answer by.
 #[derive(Debug, Clone)]
 pub struct Probe {
     pub id: String,
+    /// Who is asked.
+    pub from: Vantage,
     pub(crate) call: Call,
     pub timeout_ms: u32,
     /// Probes that are answered first.

@@ -160,6 +160,13 @@ impl Fleet {
         }
     }
 
+    /// A host's stack as its agent last told of it.
+    pub(crate) fn stack(&self, host: HostId, name: &str) -> Option<v1::Stack> {
+        let hosts = self.hosts();
+        let stacks = &hosts.get(&host)?.to_proto().state?.stacks;
+        stacks.iter().find(|stack| stack.name == name).cloned()
+    }
+
     /// Whether a host has a session.
     pub fn is_connected(&self, host: HostId) -> bool {
         self.session(host).is_some()

@@ -11,16 +11,23 @@ use tokio::{
     task::{JoinError, spawn_blocking},
     time::{Instant, sleep, sleep_until},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use vigie_proto::{
     id::{HostId, TaskId},
-    v1::{OutputChunk, Prepare, Probe, ProbePurpose, Request, RunEvent, RunSummary, to_agent},
+    v1::{
+        Outcome, OutcomeStatus, OutputChunk, Prepare, Probe, ProbePurpose, Request, RunEvent, RunSummary,
+        to_agent,
+    },
 };
-use vigie_runbook::run::{
-    Decision, Effect, FreshIds, Input, ProbeKey, Rejected, State, Surroundings, decide, wanted,
+use vigie_runbook::{
+    Vantage,
+    run::{
+        Challenge, Decision, Effect, FreshIds, Input, ProbeKey, Rejected, State, Surroundings, decide, wanted,
+    },
 };
 
 use super::{
+    outside,
     routes::{Route, Routes, name, preview_name},
     stacks::Stacks,
 };
@@ -128,7 +135,15 @@ impl Turn {
 /// A probe on its way.
 struct Asked {
     task: TaskId,
-    session: SessionId,
+    by: By,
+}
+
+/// Who was asked.
+enum By {
+    /// An agent, in this session.
+    Agent(HostId, SessionId),
+    /// This controller, as long as somebody wants to know.
+    Ourselves { _task: AbortOnDropHandle<()> },
 }
 
 /// Why a driver stops before its run is closed.
@@ -367,9 +382,14 @@ impl Driver {
                         self.handed.insert(order, session);
                     }
                 }
-                Effect::Probe { key, host, request, timeout_ms } => {
+                Effect::Probe { key, host, from, request, timeout_ms } => {
                     let before = self.asked.remove(&key);
-                    if let Some(asked) = self.probe(&key, host, before, request, timeout_ms) {
+                    let asked = match from {
+                        Vantage::Host => self.probe(&key, host, before, request, timeout_ms),
+                        _ if before.as_ref().is_some_and(|before| self.is_under_way(before)) => before,
+                        from => self.elsewhere(&key, host, from, request, timeout_ms),
+                    };
+                    if let Some(asked) = asked {
                         probes.insert(key, asked);
                     }
                 }
@@ -391,7 +411,7 @@ impl Driver {
         timeout_ms: u32,
     ) -> Option<Asked> {
         if let Some(before) = before {
-            if self.fleet.session(host) == Some(before.session) {
+            if self.is_under_way(&before) {
                 return Some(before);
             }
             self.routes.remove(before.task);
@@ -409,12 +429,62 @@ impl Driver {
             false => to_agent::Message::Probe(Probe { task: task_id, operation, timeout_ms, run }),
         };
         match self.send_once(host, None, message) {
-            Some(session) => Some(Asked { task, session }),
+            Some(session) => Some(Asked { task, by: By::Agent(host, session) }),
             None => {
                 self.routes.remove(task);
                 None
             }
         }
+    }
+
+    /// Whether whoever was asked may still answer.
+    fn is_under_way(&self, asked: &Asked) -> bool {
+        match asked.by {
+            By::Agent(host, session) => self.fleet.session(host) == Some(session),
+            By::Ourselves { .. } => true,
+        }
+    }
+
+    /// Looks at a host from elsewhere: from here, or from a host beside it.
+    fn elsewhere(
+        &mut self,
+        key: &ProbeKey,
+        host: HostId,
+        from: Vantage,
+        request: Request,
+        timeout_ms: u32,
+    ) -> Option<Asked> {
+        let target = self.state.targets().get(key.target)?;
+        let stack = self.fleet.stack(host, &target.target.stack);
+        let asked_at_ms = now_ms();
+        let answer = match outside::public(request, stack.as_ref()) {
+            Err(failure) => Err(failure),
+            Ok(request) if from == Vantage::Controller => Ok(request),
+            Ok(request) => {
+                let peer = self.fleet.connected().into_iter().find(|peer| *peer != host);
+                match peer {
+                    Some(peer) => {
+                        return self.probe(key, peer, None, outside::as_request(request), timeout_ms);
+                    }
+                    None => Err(outside::no_peer()),
+                }
+            }
+        };
+        let (task, key, inputs) = (TaskId::new(), key.clone(), self.live.inputs());
+        let handle = tokio::spawn(async move {
+            let outcome = match answer {
+                Ok(request) => outside::look(&request, timeout_ms).await,
+                Err(failure) => Outcome::ended(OutcomeStatus::Failed, failure),
+            };
+            let turn = Turn::report(
+                host,
+                task,
+                Input::Probed { key, outcome, asked_at_ms, challenge: Challenge::default() },
+            );
+            // A driver that has gone does not want to know any more.
+            let _ = inputs.send(turn).await;
+        });
+        Some(Asked { task, by: By::Ourselves { _task: AbortOnDropHandle::new(handle) } })
     }
 
     /// Sends unless it was sent in the host's present session. The session that has it, if one does.

@@ -5,6 +5,7 @@
 //! hears of it.
 
 mod driver;
+mod outside;
 mod report;
 mod routes;
 mod stacks;

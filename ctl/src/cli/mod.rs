@@ -96,6 +96,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         call: Change,
     },
+    /// Read the end of logs: all services of a stack, or one service, container, unit or file
+    Logs(Logs),
     /// Run a program on hosts (never a shell); asks first unless every host is named
     Exec(Exec),
     /// What was asked of the fleet, and what became of it
@@ -169,6 +171,32 @@ pub(crate) struct Remedied {
     /// The remedy, instead of the one that the rules choose
     #[arg(long, value_name = "REMEDY")]
     pub remedy: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    #[command(flatten)]
+    pub selection: Selection,
+    #[command(flatten)]
+    pub limit: Limit,
+    /// A container by its name, whatever made it
+    #[arg(value_name = "CONTAINER", conflicts_with_all = ["services", "unit", "file"])]
+    pub container: Option<String>,
+    /// Only this Compose service; may be repeated
+    #[arg(long = "service", value_name = "SERVICE", conflicts_with_all = ["unit", "file"])]
+    pub services: Vec<String>,
+    /// The journal of a systemd unit
+    #[arg(long, value_name = "UNIT", conflicts_with = "file")]
+    pub unit: Option<String>,
+    /// A file, in a folder that the host's policy allows
+    #[arg(long, value_name = "PATH")]
+    pub file: Option<String>,
+    /// How many lines (of each service)
+    #[arg(short = 'n', long, default_value_t = 100, value_name = "LINES")]
+    pub lines: u32,
+    /// Only what was written since then: `10m`
+    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with_all = ["unit", "file"])]
+    pub since: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -475,6 +503,21 @@ mod tests {
         assert_eq!(exec.words, ["uptime", "-p", "--yes"]);
         assert_eq!(exec.limit.ms(), 300_000);
         assert!(parse("vigiectl exec -H vps1 uptime").is_err());
+    }
+
+    #[test]
+    fn logs_are_of_one_thing() {
+        let Command::Logs(logs) =
+            parse("vigiectl logs -H vps1 --service backend -n 20 --since 10m").unwrap().command
+        else {
+            panic!("not logs")
+        };
+        assert_eq!((logs.services.len(), logs.lines, logs.since), (1, 20, Some(Duration::from_secs(600))));
+        for both in
+            ["c --service s", "--unit nginx --file /var/log/a", "c --file /a", "--unit nginx --since 1m"]
+        {
+            assert!(parse(&format!("vigiectl logs {both}")).is_err(), "{both}");
+        }
     }
 
     #[test]

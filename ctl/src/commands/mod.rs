@@ -6,6 +6,7 @@ mod exec;
 mod hosts;
 mod incidents;
 mod login;
+mod logs;
 mod operation;
 mod operations;
 mod runbooks;
@@ -32,6 +33,7 @@ pub(crate) async fn dispatch(command: Command, invocation: &mut Invocation) -> R
         Command::Run(call) => diagnose::run(invocation, call.runbook, RunMode::Run, call.remedy).await,
         Command::Probe { call } => operation::probe(invocation, call).await,
         Command::Do { call } => operation::change(invocation, call).await,
+        Command::Logs(logs) => logs::run(invocation, logs).await,
         Command::Exec(exec) => exec::run(invocation, exec).await,
         Command::Runs(Runs::List { limit }) => runs::list::run(invocation, limit).await,
         Command::Runs(Runs::Show { run, report, record }) => {

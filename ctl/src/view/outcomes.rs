@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use similar::{ChangeTag, TextDiff};
-use vigie_proto::v1::{Outcome, OutcomeStatus, result::Operation};
+use vigie_proto::v1::{Outcome, OutcomeStatus, StackLogsResult, result::Operation};
 
 use super::{diagnose::failure, run::RunView};
 use crate::output::{
@@ -80,7 +80,14 @@ fn rank(status: Option<OutcomeStatus>) -> u8 {
 /// What an operation brought, as lines. A program's output stands as it is; everything else is a document.
 fn output(outcome: &Outcome, look: &Look) -> Vec<String> {
     let Some(result) = &outcome.result else { return Vec::new() };
-    let Some(Operation::Exec(exec)) = &result.operation else { return document::result(result, look) };
+    let exec = match &result.operation {
+        Some(Operation::Exec(exec)) => exec,
+        Some(Operation::StackLogs(logs)) => return stack_logs(logs, look),
+        Some(Operation::ContainerLogs(logs)) if logs.present => {
+            return logs.lines.iter().flat_map(|line| text_lines(line)).collect();
+        }
+        _ => return document::result(result, look),
+    };
     let mut lines = Vec::new();
     for (captured, is_error) in [(&exec.stdout, false), (&exec.stderr, true)] {
         let Some(captured) = captured else { continue };
@@ -92,6 +99,18 @@ fn output(outcome: &Outcome, look: &Look) -> Vec<String> {
         }
     }
     lines
+}
+
+/// Each line with its service before it, as Compose prints them.
+fn stack_logs(logs: &StackLogsResult, look: &Look) -> Vec<String> {
+    let width = logs.lines.iter().map(|line| line.service.chars().count()).max().unwrap_or(0);
+    let lines = logs.lines.iter().map(|line| {
+        let service = text_lines(&line.service).concat();
+        let said = text_lines(&line.text).concat();
+        format!("{}  {said}", look.dim(&format!("{} {service:<width$} |", look.clock(line.at_ms))))
+    });
+    let missing = logs.missing.iter().map(|service| look.yellow(&format!("{service} has no container")));
+    lines.chain(missing).collect()
 }
 
 /// All groups, then the sum.

@@ -55,7 +55,7 @@ pub fn describe(der: &CertificateDer<'_>) -> Option<Certificate> {
         names: names.take(NAMES).collect(),
         not_before_ms: begins,
         not_after_ms: ends,
-        days_left: i32::try_from(left.div_euclid(86_400_000)).unwrap_or(i32::MAX),
+        days_left: i32::try_from(left / 86_400_000).unwrap_or(i32::MAX),
         expired: left <= 0,
         fingerprint: HEXLOWER.encode(&Sha256::digest(der.as_ref())),
     })
@@ -67,7 +67,13 @@ pub(crate) fn trouble(chain: &[CertificateDer<'_>], name: &str) -> &'static str 
     let Ok(server) = ServerName::try_from(name) else { return "wrong_name" };
     let mut roots = RootCertStore::empty();
     if let Some(file) = TRUSTED.iter().find_map(|path| std::fs::read(path).ok()) {
-        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&file).flatten());
+        for trusted in CertificateDer::pem_slice_iter(&file).flatten() {
+            if trusted == *own {
+                // A self-signed one that this machine was told to trust.
+                return plain_trouble(own, name);
+            }
+            roots.add_parsable_certificates([trusted]);
+        }
     }
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verdict = if roots.is_empty() {
@@ -85,15 +91,22 @@ pub(crate) fn trouble(chain: &[CertificateDer<'_>], name: &str) -> &'static str 
         Err(TlsError::InvalidCertificate(error)) => word(&error),
         Err(_) => "invalid",
     };
-    // Who signed it is asked before anything else: what is wrong with the certificate itself says more.
+    // Who signed it is asked before anything else, and what is wrong with the certificate itself says more.
+    match (found, plain_trouble(own, name)) {
+        ("unknown_issuer" | "invalid", plain) if !plain.is_empty() => plain,
+        ("invalid", _) if describe(own).is_some_and(|own| own.subject == own.issuer) => "unknown_issuer",
+        (found, _) => found,
+    }
+}
+
+/// What is wrong with a certificate whoever signed it.
+fn plain_trouble(own: &CertificateDer<'_>, name: &str) -> &'static str {
     match describe(own) {
-        Some(own) if found == "unknown_issuer" || found == "invalid" => match () {
-            () if own.expired => "expired",
-            () if own.not_before_ms > now_ms() => "not_yet_valid",
-            () if !covers(&own.names, name) => "wrong_name",
-            () => found,
-        },
-        _ => found,
+        None => "invalid",
+        Some(own) if own.expired => "expired",
+        Some(own) if own.not_before_ms > now_ms() => "not_yet_valid",
+        Some(own) if !covers(&own.names, name) => "wrong_name",
+        Some(_) => "",
     }
 }
 

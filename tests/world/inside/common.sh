@@ -169,3 +169,35 @@ redis_as() {
     shift
     docker exec -i -e REDISCLI_AUTH="$password" sylion-redis redis-cli "$@"
 }
+
+# certificate_valid FROM TO: another certificate for nginx, good from one date to the other.
+certificate_valid() {
+    local folder
+    folder=$(mktemp -d)
+    # `x509` takes no dates in the past; `ca` does.
+    : >"$folder/index"
+    cat >"$folder/config" <<CONFIG
+[ca]
+default_ca = own
+[own]
+database = $folder/index
+new_certs_dir = $folder
+default_md = sha256
+policy = any
+copy_extensions = copy
+rand_serial = yes
+[any]
+commonName = supplied
+CONFIG
+    openssl req -new -key /etc/nginx/tls/api.sylion.tech.key -subj /CN=api.sylion.tech \
+        -addext subjectAltName=DNS:api.sylion.tech -out "$folder/request"
+    openssl ca -batch -notext -selfsign -config "$folder/config" -in "$folder/request" \
+        -keyfile /etc/nginx/tls/api.sylion.tech.key -startdate "$(date -u -d "$1" +%y%m%d%H%M%SZ)" \
+        -enddate "$(date -u -d "$2" +%y%m%d%H%M%SZ)" -out /etc/nginx/tls/api.sylion.tech.crt 2>/dev/null
+    rm -rf "$folder"
+}
+
+shows_expired() {
+    openssl s_client -connect 127.0.0.1:443 -servername api.sylion.tech </dev/null 2>/dev/null |
+        openssl x509 -noout -checkend 0 | grep -q 'will expire'
+}

@@ -54,6 +54,10 @@ pub(crate) async fn build(request: ComposeBuildRequest, cx: &Context) -> Result<
             images.push(ImageBuild { service: name.clone(), image, id_before, id_after: String::new() });
         }
     }
+    if images.is_empty() && request.services.is_empty() {
+        // A stack of ready images has nothing to build, and is built.
+        return Ok(ComposeBuildResult { stack: stack.name.clone(), ..ComposeBuildResult::default() });
+    }
     if images.is_empty() {
         let message = format!("nothing of stack `{}` that was asked for has a `build:`", stack.name);
         return Err(Fault::refused("nothing_to_build", message)

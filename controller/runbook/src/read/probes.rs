@@ -9,13 +9,15 @@ use super::{Content, Entries, Node, Reader, Span, unknown_ids};
 use crate::{
     call::Call,
     diagnostic::suggest,
-    model::{Probe, Verify},
+    model::{Probe, Vantage, Verify},
     parameters::Values,
     rules::{Names, Rule},
 };
 
 /// The longest that an operation may be given.
 pub(super) const MAX_TIMEOUT_MS: u32 = 3_600_000;
+/// The one operation that can look from elsewhere: all that it needs to know of its target is the public name.
+const ELSEWHERE: &str = "reachability_check";
 /// The longest that a verification may take, and the longest pause in it.
 const MAX_VERIFICATION_MS: u32 = 3_600_000;
 
@@ -49,6 +51,8 @@ fn probe(node: &Node, context: &Context<'_>, names: &mut Names, reader: &mut Rea
     let id_at = id.map_or(node.span, |id| id.span);
     let id = id.and_then(|id| reader.id(id, "a probe"));
     let timeout = entries.take("timeout").and_then(|node| reader.duration(node, "`timeout`", MAX_TIMEOUT_MS));
+    let from_at = entries.take("from");
+    let from = from_at.and_then(|node| reader.word(node, "`from`", Vantage::WORDS)).unwrap_or_default();
     let after = entries.take("after").map(|node| reader.ids(node, "`after`")).unwrap_or_default();
     unknown_ids(&after, || names.probes.keys().chain(&names.unreadable), "a probe above this one", reader);
     let Some((operation, call)) = call(entries, context, reader) else {
@@ -61,6 +65,10 @@ fn probe(node: &Node, context: &Context<'_>, names: &mut Names, reader: &mut Rea
         names.unreadable.extend(id);
         return None;
     }
+    if let Some(node) = from_at.filter(|_| from != Vantage::Host && operation.name != ELSEWHERE) {
+        let hint = "leave `from` out: the host itself is asked";
+        reader.error(node.span, format!("{} is asked of the host alone", operation.name), hint);
+    }
     let id = id?;
     let twice =
         descriptors::result(operation.name).and_then(|message| names.probes.insert(id.clone(), message));
@@ -68,7 +76,7 @@ fn probe(node: &Node, context: &Context<'_>, names: &mut Names, reader: &mut Rea
         reader.error(id_at, format!("there are two probes `{id}`"), "");
     }
     let timeout_ms = timeout.unwrap_or_else(|| default_timeout(operation));
-    Some(Probe { id, call: call?, timeout_ms, after: after.into_iter().map(|(id, _)| id).collect() })
+    Some(Probe { id, from, call: call?, timeout_ms, after: after.into_iter().map(|(id, _)| id).collect() })
 }
 
 pub(super) fn default_timeout(operation: &Operation) -> u32 {

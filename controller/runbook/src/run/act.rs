@@ -396,6 +396,7 @@ fn round(state: &State, entry: &PlanEntry) -> Vec<Asked> {
     };
     let asked = verification.probes.into_iter().map(|probe| Asked {
         key: ProbeKey { target: place, probe: probe.id, purpose: ProbePurpose::Verification, round },
+        from: probe.from,
         request: probe.request,
         timeout_ms: probe.timeout_ms,
         after: probe.after,

@@ -259,7 +259,7 @@ pub(super) fn give_up(state: &State, asked: &[Asked], around: &Surroundings<'_>)
         .filter(|asked| !asked.is_answered(state) && asked.is_due(state))
         .filter_map(|asked| {
             let target = &state.targets[asked.key.target];
-            let connected = (around.connected)(target.host);
+            let connected = asked.gets_through((around.connected)(target.host));
             let deadline = asked.deadline_ms(state, connected);
             (around.now_ms >= deadline).then(|| {
                 let outcome = if connected {

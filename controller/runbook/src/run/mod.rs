@@ -33,6 +33,8 @@ use vigie_proto::{
     v1::{Execute, Outcome, ProbePurpose, Request, Signature},
 };
 
+use crate::Vantage;
+
 /// Which answer a probe is: it stands in place of an id, since a probe may be asked again and again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProbeKey {
@@ -75,8 +77,9 @@ pub enum Input {
 /// What the world is asked to do. Stays wanted until an event says that it happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
-    /// Ask a host, or have it prepare an order where that is the purpose. Worth asking again in the host's next session.
-    Probe { key: ProbeKey, host: HostId, request: Request, timeout_ms: u32 },
+    /// Ask a host, or about it from elsewhere, or have it prepare an order where that is the purpose. Worth asking again in
+    /// the next session of whoever is asked.
+    Probe { key: ProbeKey, host: HostId, from: Vantage, request: Request, timeout_ms: u32 },
     /// Hand an order to its agent. Worth handing over again in the host's next session.
     Execute { order: TaskId, host: HostId, execute: Execute },
     /// Come back with [`Input::Tick`] at this time, Unix milliseconds.

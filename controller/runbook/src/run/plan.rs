@@ -22,6 +22,7 @@ use super::{
     verdict,
     wanted::{Asked, timeout},
 };
+use crate::Vantage;
 
 /// How long after its making a plan may be signed, and its orders may start: time to read it, and for the rollout.
 const WINDOW_MS: i64 = 15 * 60 * 1000;
@@ -159,6 +160,7 @@ pub(super) fn previews(state: &State) -> Vec<Asked> {
             let probe = preview_name(state, target, step.place);
             asked.push(Asked {
                 key: ProbeKey { target, probe, purpose, round: 0 },
+                from: Vantage::Host,
                 timeout_ms,
                 request,
                 after: Vec::new(),

@@ -610,10 +610,11 @@ impl TargetState {
         }
     }
 
-    /// Whether none of its probes got through to the host.
+    /// Whether none of its probes got through to the host, and none told anything from elsewhere.
     pub fn is_unreachable(&self) -> bool {
-        !self.evidence.is_empty()
-            && self.evidence.values().all(|outcome| outcome.status() == OutcomeStatus::Unreachable)
+        let is = |outcome: &Outcome, status| outcome.status() == status;
+        self.evidence.values().any(|outcome| is(outcome, OutcomeStatus::Unreachable))
+            && !self.evidence.values().any(|outcome| is(outcome, OutcomeStatus::Succeeded))
     }
 }
 

@@ -100,6 +100,7 @@ fn round(state: &State, entry: &PlanEntry, step: u32) -> Vec<Asked> {
     };
     let asked = wait.probes.into_iter().map(|probe| Asked {
         key: ProbeKey { target: place, probe: probe.id, purpose: ProbePurpose::Wait, round },
+        from: probe.from,
         request: probe.request,
         timeout_ms: probe.timeout_ms,
         after: probe.after,

@@ -8,6 +8,7 @@ use vigie_proto::{
 };
 
 use super::{Effect, ProbeKey, State, TaskState, act, plan, waits};
+use crate::Vantage;
 
 /// How long a host without a session may take to come back before its probes are given up, in milliseconds.
 const GRACE_MS: i64 = 1_000;
@@ -21,6 +22,7 @@ const TRAVEL_MS: i64 = 5_000;
 /// A probe that the run asks, answered or not.
 pub(super) struct Asked {
     pub(super) key: ProbeKey,
+    pub(super) from: Vantage,
     pub(super) request: Request,
     pub(super) timeout_ms: u32,
     /// Probes of the same target that are answered first.
@@ -39,6 +41,11 @@ impl Asked {
         self.after.iter().all(|before| {
             state.targets[self.key.target].has(&ProbeKey { probe: before.clone(), ..self.key.clone() })
         })
+    }
+
+    /// Whether somebody is there to answer. From elsewhere a host can be looked at whether it is connected or not.
+    pub(super) fn gets_through(&self, connected: bool) -> bool {
+        connected || self.from != Vantage::Host
     }
 
     /// Since when an answer has been waited for, as far as the events tell.
@@ -76,6 +83,7 @@ pub(super) fn diagnosis(state: &State) -> Vec<Asked> {
                         purpose: ProbePurpose::Diagnosis,
                         round: 0,
                     },
+                    from: probe.from,
                     request: probe.request,
                     timeout_ms: probe.timeout_ms,
                     after: probe.after,
@@ -91,6 +99,7 @@ pub(super) fn diagnosis(state: &State) -> Vec<Asked> {
                     purpose: ProbePurpose::Diagnosis,
                     round: 0,
                 },
+                from: Vantage::Host,
                 request: descriptors::with_stack(request, &target.target.stack),
                 timeout_ms: timeout(request, state.spec().timeout_ms),
                 after: Vec::new(),
@@ -134,10 +143,11 @@ pub fn wanted(state: &State, now_ms: i64, connected: &dyn Fn(HostId) -> bool) ->
             continue;
         }
         let host = state.targets[asked.key.target].host;
-        wake(asked.deadline_ms(state, connected(host)));
+        wake(asked.deadline_ms(state, asked.gets_through(connected(host))));
         effects.push(Effect::Probe {
             key: asked.key,
             host,
+            from: asked.from,
             request: asked.request,
             timeout_ms: asked.timeout_ms,
         });

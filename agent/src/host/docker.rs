@@ -5,6 +5,7 @@
 //! twice. Compose is not spoken here; see [`crate::host::stacks::compose`].
 
 pub mod exec;
+pub mod usage;
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 

@@ -12,6 +12,7 @@ pub mod executor;
 pub mod glob;
 pub mod journal;
 pub mod message;
+pub mod mounts;
 pub mod nginx;
 pub mod policy;
 pub mod postgres;
@@ -30,6 +31,7 @@ use std::{
 use crate::config::{Settings, StackSettings};
 use changes::Changes;
 use docker::Engine;
+use mounts::Mounts;
 use policy::{Policy, PolicyFile};
 use redaction::{Patterns, Redaction, RedactionError, withheld};
 use stacks::Stacks;
@@ -40,6 +42,7 @@ pub use message::{Inbox, Outbox};
 pub struct Host {
     engine: Engine,
     stacks: Stacks,
+    mounts: Mounts,
     policy: PolicyFile,
     redaction: Redaction,
     settings: Settings,
@@ -55,6 +58,7 @@ impl Host {
         Self {
             engine,
             stacks,
+            mounts: Mounts::default(),
             policy: PolicyFile::new(settings.policy.clone(), privileged),
             redaction: Redaction::default(),
             settings,
@@ -90,6 +94,11 @@ impl Host {
     /// Every stack that was ever seen here.
     pub fn stacks(&self) -> &Stacks {
         &self.stacks
+    }
+
+    /// The filesystems.
+    pub fn mounts(&self) -> &Mounts {
+        &self.mounts
     }
 
     /// The policy as its file stands at this moment; one that denies every change when the file is not sound.

@@ -18,6 +18,7 @@ use vigie_proto::v1::{
 use super::{
     Context, Fault,
     containers::{present, summaries, unknown_service},
+    disk::room,
     text,
 };
 use crate::host::{
@@ -196,6 +197,7 @@ pub(super) async fn up(request: ComposeUpRequest, cx: &Context) -> Result<Compos
     let stack = cx.host.stacks().resolve(&request.stack).await?;
     known_services(&stack, &request.services)?;
     established(&stack)?;
+    room_for_databases(cx, &stack, &request.services, true).await?;
     let calls = cx.host.stacks().compose();
     let (configured, before) =
         tokio::try_join!(calls.configured(&stack, cx.deadline), summaries(cx, &stack.name))?;
@@ -247,6 +249,7 @@ pub(super) async fn restart(
 ) -> Result<ComposeRestartResult, Fault> {
     let stack = cx.host.stacks().resolve(&request.stack).await?;
     known_services(&stack, &request.services)?;
+    room_for_databases(cx, &stack, &request.services, false).await?;
     let mut containers = present(cx, &stack.name).await?;
     containers.retain(|own| request.services.contains(&own.service));
     containers.sort_by(|a, b| (&a.service, &a.name).cmp(&(&b.service, &b.name)));
@@ -343,6 +346,41 @@ fn ended(exit: &Exit, what: &str) -> Option<Fault> {
 fn known_services(stack: &KnownStack, services: &[String]) -> Result<(), Fault> {
     match services.iter().find(|service| !stack.services.contains_key(*service)) {
         Some(service) => Err(unknown_service(stack, service)),
+        None => Ok(()),
+    }
+}
+
+/// Precondition of whatever starts a stack's databases: there is room where they write. Empty `services` are all; what
+/// is brought `up` brings up those that it depends on, so that every database that does not run counts.
+pub(super) async fn room_for_databases(
+    cx: &Context,
+    stack: &KnownStack,
+    services: &[String],
+    up: bool,
+) -> Result<(), Fault> {
+    let databases: Vec<&String> = stack
+        .services
+        .iter()
+        .filter(|(service, known)| room::is_database(service) || room::is_database(&known.image))
+        .map(|(service, _)| service)
+        .collect();
+    let asked = |service: &String| services.is_empty() || services.contains(service);
+    let starts = match databases.iter().find(|service| asked(service)) {
+        Some(service) => Some((*service).clone()),
+        None if up && !databases.is_empty() => {
+            let own = present(cx, &stack.name).await?;
+            let runs = |service: &&&String| {
+                own.iter().any(|container| container.service == ***service && container.state == "running")
+            };
+            databases.iter().find(|service| !runs(service)).map(|service| (*service).clone())
+        }
+        None => None,
+    };
+    match starts {
+        Some(service) => {
+            let what = format!("{service} of stack `{}`", stack.name);
+            room::for_database(&cx.host, &what, &room::of_volumes(stack.volumes.iter().cloned())).await
+        }
         None => Ok(()),
     }
 }

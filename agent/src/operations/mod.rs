@@ -6,6 +6,7 @@
 mod backup;
 mod compose;
 mod containers;
+mod disk;
 mod exec;
 mod files;
 mod firewall;
@@ -172,6 +173,21 @@ pub async fn run(request: request::Operation, cx: &Context) -> Result<result::Op
         Ask::TableCheck(ask) => migration::table_check(ask, cx).await.map(Answer::TableCheck),
         Ask::MigrationRehearse(ask) => migration::rehearse(ask, cx).await.map(Answer::MigrationRehearse),
         Ask::MigrationApply(ask) => migration::apply(ask, cx).await.map(Answer::MigrationApply),
+        Ask::DiskUsage(ask) => disk::usage(ask, cx).await.map(Answer::DiskUsage),
+        Ask::DiskDirectories(ask) => disk::directories(ask, cx).await.map(Answer::DiskDirectories),
+        Ask::DiskDeletedOpen(ask) => disk::deleted_open(ask, cx).await.map(Answer::DiskDeletedOpen),
+        Ask::DiskCulprits(ask) => disk::culprits(ask, cx).await.map(Answer::DiskCulprits),
+        Ask::DockerUsage(ask) => disk::docker_usage(ask, cx).await.map(Answer::DockerUsage),
+        Ask::ContainerLogTruncatePreview(ask) => disk::logs_preview(ask, cx).await.map(Answer::ContainerLogTruncatePreview),
+        Ask::ContainerLogTruncate(ask) => disk::logs_truncate(ask, cx).await.map(Answer::ContainerLogTruncate),
+        Ask::AptCleanPreview(ask) => disk::apt_preview(ask, cx).await.map(Answer::AptCleanPreview),
+        Ask::AptClean(ask) => disk::apt_clean(ask, cx).await.map(Answer::AptClean),
+        Ask::JournalVacuumPreview(ask) => disk::journal_preview(ask, cx).await.map(Answer::JournalVacuumPreview),
+        Ask::JournalVacuum(ask) => disk::journal_vacuum(ask, cx).await.map(Answer::JournalVacuum),
+        Ask::DockerPrunePreview(ask) => disk::prune_preview(ask, cx).await.map(Answer::DockerPrunePreview),
+        Ask::DockerPrune(ask) => disk::prune(ask, cx).await.map(Answer::DockerPrune),
+        Ask::DockerVolumePrunePreview(ask) => disk::volume_prune_preview(ask, cx).await.map(Answer::DockerVolumePrunePreview),
+        Ask::DockerVolumePrune(ask) => disk::volume_prune(ask, cx).await.map(Answer::DockerVolumePrune),
     };
     done.map_err(|mut fault| {
         // A fault may quote what a program said.

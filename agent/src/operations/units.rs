@@ -6,7 +6,7 @@ use procfs::Current as _;
 use tokio::time::Instant;
 use vigie_proto::v1::{UnitRestartRequest, UnitRestartResult, UnitStatusRequest, UnitStatusResult, result};
 
-use super::{Context, Fault, text};
+use super::{Context, Fault, disk::room, text};
 use crate::host::{
     child::Child,
     nginx,
@@ -42,6 +42,9 @@ pub(super) async fn restart(request: UnitRestartRequest, cx: &Context) -> Result
             fault.status = vigie_proto::v1::OutcomeStatus::Refused;
             return Err(fault);
         }
+    }
+    if room::is_database(&before.unit) {
+        room::for_database(&cx.host, unit, &room::of_unit(&before.unit)).await?;
     }
     if before.unit == "docker.service"
         && before.active_state == "active"

@@ -189,6 +189,8 @@ pub struct Stacks {
     /// Held by the refresh that runs. What it guards says when a search for `compose_env` found nothing.
     refreshing: Mutex<HashMap<String, String>>,
     memory: Memory,
+    /// Why stacks that were seen earlier may not be known; empty when they all are.
+    forgotten: String,
 }
 
 /// The stacks at one moment.
@@ -210,6 +212,7 @@ impl Stacks {
     /// The stacks that this state folder remembers. Nothing is looked at before the first refresh.
     pub fn open(state: &Path, engine: Engine, settings: BTreeMap<String, StackSettings>) -> Self {
         let (memory, known, error) = Memory::open(state);
+        let forgotten = error.as_ref().map(ToString::to_string).unwrap_or_default();
         if let Some(error) = error {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
             tracing::warn!(%error, cause, "the stacks seen earlier are not remembered");
@@ -228,6 +231,7 @@ impl Stacks {
             picture: RwLock::new(Picture { known, ..Picture::default() }),
             refreshing: Mutex::default(),
             memory,
+            forgotten,
         }
     }
 
@@ -244,6 +248,27 @@ impl Stacks {
     /// Why the engine does not answer; empty when it does, when there is none, and before the first refresh.
     pub fn docker_error(&self) -> String {
         self.picture().docker_error
+    }
+
+    /// Whether every stack of this host is known, up or down: what nobody is known to own may then be called nobody's.
+    ///
+    /// # Errors
+    /// With the reason why one may be missing.
+    pub fn complete(&self) -> Result<(), String> {
+        let picture = self.picture();
+        if !self.forgotten.is_empty() {
+            return Err(format!("stacks that were seen earlier may be forgotten: {}", self.forgotten));
+        }
+        if !picture.docker_error.is_empty() {
+            return Err(picture.docker_error);
+        }
+        if picture.containers.is_none() {
+            return Err("the containers could not be listed".to_owned());
+        }
+        match picture.known.values().find(|stack| stack.services.is_empty()) {
+            Some(stack) => Err(format!("nobody knows what stack `{}` consists of", stack.name)),
+            None => Ok(()),
+        }
     }
 
     /// Every stack as operators see it.

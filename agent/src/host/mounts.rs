@@ -90,8 +90,26 @@ pub struct Table {
 
 /// Filesystems of the kernel's own, which hold no files of anybody's.
 const NONE: [&str; 21] = [
-    "proc", "sysfs", "cgroup", "cgroup2", "devpts", "devtmpfs", "mqueue", "hugetlbfs", "fusectl", "nsfs", "debugfs",
-    "tracefs", "securityfs", "pstore", "bpf", "configfs", "autofs", "binfmt_misc", "rpc_pipefs", "efivarfs",
+    "proc",
+    "sysfs",
+    "cgroup",
+    "cgroup2",
+    "devpts",
+    "devtmpfs",
+    "mqueue",
+    "hugetlbfs",
+    "fusectl",
+    "nsfs",
+    "debugfs",
+    "tracefs",
+    "securityfs",
+    "pstore",
+    "bpf",
+    "configfs",
+    "autofs",
+    "binfmt_misc",
+    "rpc_pipefs",
+    "efivarfs",
     "fuse.lxcfs",
 ];
 
@@ -136,7 +154,9 @@ impl Table {
             infos.retain(|info| table.points.get(&info.mount_point) == Some(&device));
             let single = |info: &MountInfo| info.mount_point.components().count();
             // The whole tree before a part of it; a file that is mounted over another is a part.
-            infos.sort_by_key(|info| (info.root != "/", is_file(info), single(info), info.mount_point.clone()));
+            infos.sort_by_key(|info| {
+                (info.root != "/", is_file(info), single(info), info.mount_point.clone())
+            });
             let Some(first) = infos.first() else { continue };
             let superblock = |name: &str| first.super_options.contains_key(name);
             let mounted_ro = infos.iter().all(|info| info.mount_options.contains_key("ro"));
@@ -304,11 +324,16 @@ mod tests {
     #[test]
     fn captured_mounts() {
         let table = Table::parse(CAPTURED);
-        let at = |path: &str| table.of(Path::new(path)).map(|mount| mount.point().to_str().unwrap()).unwrap_or("none");
+        let at = |path: &str| {
+            table.of(Path::new(path)).map(|mount| mount.point().to_str().unwrap()).unwrap_or("none")
+        };
         assert_eq!(at("/srv/sylion/backups"), "/");
         assert_eq!(at("/var/lib/docker/containers/x"), "/var/lib/docker");
         assert_eq!(at("/var/lib/docker/volumes/pg/_data"), "/mnt/disk");
-        assert_eq!(table.of(Path::new("/data/x")).map(|m| (m.read_only, m.read_only_by_error)), Some((true, true)));
+        assert_eq!(
+            table.of(Path::new("/data/x")).map(|m| (m.read_only, m.read_only_by_error)),
+            Some((true, true))
+        );
         let snap = table.of(Path::new("/snap/core/1/bin")).unwrap();
         assert_eq!((snap.kind(), snap.read_only, snap.read_only_by_error), ("image", true, false));
         assert_eq!(table.mounts.iter().filter(|mount| mount.fs_type == "overlay").count(), 0);
@@ -329,7 +354,12 @@ mod tests {
     fn growth_needs_time_to_be_told() {
         let mounts = Mounts::default();
         let mount = Table::parse(CAPTURED).mounts.remove(0);
-        let room = |used: u64| Room { total: 10_000, free: 10_000 - used, available: 10_000 - used, ..Room::default() };
+        let room = |used: u64| Room {
+            total: 10_000,
+            free: 10_000 - used,
+            available: 10_000 - used,
+            ..Room::default()
+        };
         let begun = Instant::now();
         assert_eq!(mounts.growth(&mount, &room(1000), begun), None);
         let grown = mounts.growth(&mount, &room(4000), begun + Duration::from_secs(1800)).unwrap();

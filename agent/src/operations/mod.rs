@@ -178,15 +178,23 @@ pub async fn run(request: request::Operation, cx: &Context) -> Result<result::Op
         Ask::DiskDeletedOpen(ask) => disk::deleted_open(ask, cx).await.map(Answer::DiskDeletedOpen),
         Ask::DiskCulprits(ask) => disk::culprits(ask, cx).await.map(Answer::DiskCulprits),
         Ask::DockerUsage(ask) => disk::docker_usage(ask, cx).await.map(Answer::DockerUsage),
-        Ask::ContainerLogTruncatePreview(ask) => disk::logs_preview(ask, cx).await.map(Answer::ContainerLogTruncatePreview),
-        Ask::ContainerLogTruncate(ask) => disk::logs_truncate(ask, cx).await.map(Answer::ContainerLogTruncate),
+        Ask::ContainerLogTruncatePreview(ask) => {
+            disk::logs_preview(ask, cx).await.map(Answer::ContainerLogTruncatePreview)
+        }
+        Ask::ContainerLogTruncate(ask) => {
+            disk::logs_truncate(ask, cx).await.map(Answer::ContainerLogTruncate)
+        }
         Ask::AptCleanPreview(ask) => disk::apt_preview(ask, cx).await.map(Answer::AptCleanPreview),
         Ask::AptClean(ask) => disk::apt_clean(ask, cx).await.map(Answer::AptClean),
-        Ask::JournalVacuumPreview(ask) => disk::journal_preview(ask, cx).await.map(Answer::JournalVacuumPreview),
+        Ask::JournalVacuumPreview(ask) => {
+            disk::journal_preview(ask, cx).await.map(Answer::JournalVacuumPreview)
+        }
         Ask::JournalVacuum(ask) => disk::journal_vacuum(ask, cx).await.map(Answer::JournalVacuum),
         Ask::DockerPrunePreview(ask) => disk::prune_preview(ask, cx).await.map(Answer::DockerPrunePreview),
         Ask::DockerPrune(ask) => disk::prune(ask, cx).await.map(Answer::DockerPrune),
-        Ask::DockerVolumePrunePreview(ask) => disk::volume_prune_preview(ask, cx).await.map(Answer::DockerVolumePrunePreview),
+        Ask::DockerVolumePrunePreview(ask) => {
+            disk::volume_prune_preview(ask, cx).await.map(Answer::DockerVolumePrunePreview)
+        }
         Ask::DockerVolumePrune(ask) => disk::volume_prune(ask, cx).await.map(Answer::DockerVolumePrune),
     };
     done.map_err(|mut fault| {

@@ -8,8 +8,8 @@ use std::{collections::HashMap, path::PathBuf, time::Duration};
 use bollard::{
     models::Network,
     query_parameters::{
-        ListNetworksOptions, PruneBuildOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
-        RemoveVolumeOptionsBuilder,
+        ListNetworksOptions, PruneBuildOptionsBuilder, RemoveContainerOptionsBuilder,
+        RemoveImageOptionsBuilder, RemoveVolumeOptionsBuilder,
     },
 };
 use bytes::Bytes;
@@ -136,7 +136,8 @@ impl Engine {
     pub async fn usage(&self, deadline: Instant) -> Result<Usage, EngineError> {
         let quick = deadline.min(Instant::now() + self.patience);
         let version: Version = self.get("/version", "version", quick).await?;
-        let own = version.api_version.split_once('.').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+        let own =
+            version.api_version.split_once('.').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
         let (major, minor) = own.unwrap_or(WHOLE).min(WHOLE);
         self.get(&format!("/v{major}.{minor}/system/df"), "system df", deadline).await
     }
@@ -146,7 +147,8 @@ impl Engine {
     /// # Errors
     /// When the engine cannot be asked.
     pub async fn networks(&self) -> Result<Vec<Network>, EngineError> {
-        self.call("list networks", async |client| client.list_networks(None::<ListNetworksOptions>).await).await
+        self.call("list networks", async |client| client.list_networks(None::<ListNetworksOptions>).await)
+            .await
     }
 
     /// Removes one image by id, without force: the engine refuses what is used. Its tags go first, since an id with
@@ -156,7 +158,8 @@ impl Engine {
     /// When it is used, gone, or the engine cannot be asked.
     pub async fn remove_image(&self, id: &str, tags: &[String]) -> Result<(), EngineError> {
         let options = || RemoveImageOptionsBuilder::default().force(false).noprune(true).build();
-        let names: Vec<&str> = if tags.is_empty() { vec![id] } else { tags.iter().map(String::as_str).collect() };
+        let names: Vec<&str> =
+            if tags.is_empty() { vec![id] } else { tags.iter().map(String::as_str).collect() };
         for name in names {
             self.slowly("remove an image", async |client| {
                 client.remove_image(name, Some(options()), None).await.map(|_| ())
@@ -231,8 +234,10 @@ impl Engine {
         if !self.socket.exists() {
             return Err(EngineError::Absent(socket()));
         }
-        let unreachable =
-            |source: std::io::Error| EngineError::Unreachable { socket: socket(), source: Box::new(source.into()) };
+        let unreachable = |source: std::io::Error| EngineError::Unreachable {
+            socket: socket(),
+            source: Box::new(source.into()),
+        };
         let ask = async {
             let stream = UnixStream::connect(&*self.socket).await.map_err(unreachable)?;
             let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -255,7 +260,10 @@ impl Engine {
                     .to_bytes();
                 let refused = |message: String| EngineError::Refused {
                     call,
-                    source: Box::new(bollard::errors::Error::DockerResponseServerError { status_code: status, message }),
+                    source: Box::new(bollard::errors::Error::DockerResponseServerError {
+                        status_code: status,
+                        message,
+                    }),
                 };
                 if status != 200 {
                     return Err(refused(String::from_utf8_lossy(&body).into_owned()));
@@ -272,6 +280,8 @@ impl Engine {
                 })),
             }
         };
-        timeout_at(deadline, ask).await.unwrap_or_else(|_| Err(EngineError::Hung { call, after: begun.elapsed() }))
+        timeout_at(deadline, ask)
+            .await
+            .unwrap_or_else(|_| Err(EngineError::Hung { call, after: begun.elapsed() }))
     }
 }

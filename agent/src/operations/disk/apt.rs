@@ -8,7 +8,8 @@ use std::{
 };
 
 use vigie_proto::v1::{
-    AptCleanPreviewRequest, AptCleanPreviewResult, AptCleanRequest, AptCleanResult, DiskFile, LeftAlone, result,
+    AptCleanPreviewRequest, AptCleanPreviewResult, AptCleanRequest, AptCleanResult, DiskFile, LeftAlone,
+    result,
 };
 
 use super::{
@@ -84,7 +85,10 @@ pub(in crate::operations) async fn preview(
 }
 
 /// Deletes what was prepared, then removes the packages that were.
-pub(in crate::operations) async fn clean(request: AptCleanRequest, cx: &Context) -> Result<AptCleanResult, Fault> {
+pub(in crate::operations) async fn clean(
+    request: AptCleanRequest,
+    cx: &Context,
+) -> Result<AptCleanResult, Fault> {
     let Some(result::Operation::AptCleanPreview(prepared)) = &cx.prepared else {
         return Err(super::prune::not_prepared());
     };
@@ -129,16 +133,24 @@ pub(in crate::operations) async fn clean(request: AptCleanRequest, cx: &Context)
 async fn remove(prepared: &[String], cx: &Context) -> Result<Vec<String>, Fault> {
     let now = removable(cx).await?;
     if let Some(other) = prepared.iter().find(|package| !now.contains(*package)) {
-        return Err(Fault::refused("prepared_changed", format!("{other} is needed, gone or another version by now"))
-            .hint("ask again what would go: `vigiectl probe apt_clean_preview --autoremove`"));
+        return Err(Fault::refused(
+            "prepared_changed",
+            format!("{other} is needed, gone or another version by now"),
+        )
+        .hint("ask again what would go: `vigiectl probe apt_clean_preview --autoremove`"));
     }
-    let names: Vec<&str> =
-        prepared.iter().map(|package| package.split_once('=').map_or(package.as_str(), |(name, _)| name)).collect();
+    let names: Vec<&str> = prepared
+        .iter()
+        .map(|package| package.split_once('=').map_or(package.as_str(), |(name, _)| name))
+        .collect();
     // What the removal of these alone would take: nothing else may go with them.
     let would = packages(&apt(cx, &["--simulate", "remove", "--"], &names).await?.stdout.text().text);
     if let Some(more) = would.iter().find(|package| !prepared.contains(package)) {
-        return Err(Fault::refused("prepared_changed", format!("{more} would go too, which nobody agreed to"))
-            .hint("ask again what would go: `vigiectl probe apt_clean_preview --autoremove`"));
+        return Err(Fault::refused(
+            "prepared_changed",
+            format!("{more} would go too, which nobody agreed to"),
+        )
+        .hint("ask again what would go: `vigiectl probe apt_clean_preview --autoremove`"));
     }
     apt(cx, &["--yes", "remove", "--"], &names).await?;
     let after = removable(cx).await?;
@@ -173,13 +185,18 @@ async fn apt(cx: &Context, words: &[&str], packages: &[&str]) -> Result<Exit, Fa
         return Ok(exit);
     }
     let said = last_words(&exit);
-    Err(if said.contains("Could not get lock") { busy() } else { Fault::failed("apt_failed", format!("apt-get failed: {said}")) }
-        .hint("on the host: `dpkg --audit`, then `apt-get check`"))
+    Err(if said.contains("Could not get lock") {
+        busy()
+    } else {
+        Fault::failed("apt_failed", format!("apt-get failed: {said}"))
+    }
+    .hint("on the host: `dpkg --audit`, then `apt-get check`"))
 }
 
 /// The packages that a simulation would remove: `Remv linux-image-6.1.0-9-amd64 [6.1.27-1]`.
 fn packages(simulation: &str) -> Vec<String> {
-    let lines = simulation.lines().filter_map(|line| line.strip_prefix("Remv ").or(line.strip_prefix("Purg ")));
+    let lines =
+        simulation.lines().filter_map(|line| line.strip_prefix("Remv ").or(line.strip_prefix("Purg ")));
     lines
         .filter_map(|line| {
             let (name, rest) = line.split_once(" [")?;
@@ -191,12 +208,14 @@ fn packages(simulation: &str) -> Vec<String> {
 fn lock(path: &Path) -> Result<Option<fs::File>, Fault> {
     // Without the file nobody holds it.
     let Ok(file) = fs::OpenOptions::new().write(true).open(path) else { return Ok(None) };
-    rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| busy())?;
+    rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| busy())?;
     Ok(Some(file))
 }
 
 fn busy() -> Fault {
-    Fault::refused("apt_busy", "another apt runs on this host").hint("wait for it to end: `vigiectl exec -- ps -C apt-get`")
+    Fault::refused("apt_busy", "another apt runs on this host")
+        .hint("wait for it to end: `vigiectl exec -- ps -C apt-get`")
 }
 
 #[cfg(test)]
@@ -217,11 +236,15 @@ mod tests {
     fn only_what_apt_makes_anew() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("archives/partial")).unwrap();
-        for name in ["archives/a_1_amd64.deb", "archives/partial/b.deb", "archives/lock", "pkgcache.bin", "other"] {
+        for name in
+            ["archives/a_1_amd64.deb", "archives/partial/b.deb", "archives/lock", "pkgcache.bin", "other"]
+        {
             fs::write(folder.path().join(name), vec![1; 10_000]).unwrap();
         }
-        let mut names: Vec<_> =
-            read(folder.path()).into_iter().map(|file| file.path.rsplit('/').next().unwrap().to_owned()).collect();
+        let mut names: Vec<_> = read(folder.path())
+            .into_iter()
+            .map(|file| file.path.rsplit('/').next().unwrap().to_owned())
+            .collect();
         names.sort();
         assert_eq!(names, ["a_1_amd64.deb", "b.deb", "pkgcache.bin"]);
     }

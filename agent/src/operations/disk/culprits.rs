@@ -80,7 +80,9 @@ pub(in crate::operations) async fn culprits(
         .stacks()
         .all()
         .iter()
-        .flat_map(|stack| stack.volumes.iter().map(|name| (stack.name.clone(), root.join("volumes").join(name))))
+        .flat_map(|stack| {
+            stack.volumes.iter().map(|name| (stack.name.clone(), root.join("volumes").join(name)))
+        })
         .collect();
     let docker = async {
         // The engine may take long to count; what it does not tell in time is not known.
@@ -311,16 +313,19 @@ impl<'a> Groups<'a> {
         });
         let mut seen: Vec<String> = Vec::new();
         for group in &mut groups {
-            let Some(fs) = self.filesystems.iter().find(|fs| fs.mount_point == group.mount_point) else { continue };
-            let percent = (u128::from(group.bytes) * 100).checked_div(u128::from(fs.total_bytes)).unwrap_or(0);
+            let Some(fs) = self.filesystems.iter().find(|fs| fs.mount_point == group.mount_point) else {
+                continue;
+            };
+            let percent =
+                (u128::from(group.bytes) * 100).checked_div(u128::from(fs.total_bytes)).unwrap_or(0);
             group.percent = u32::try_from(percent).unwrap_or(100);
             group.enough = group.waste_bytes > 0 && group.waste_bytes >= fs.wanted_bytes;
             let first = !seen.contains(&group.mount_point);
-            let much = group.waste_bytes >= (fs.total_bytes / 20).max(1) || (fs.wanted_bytes > 0 && group.enough);
+            let much =
+                group.waste_bytes >= (fs.total_bytes / 20).max(1) || (fs.wanted_bytes > 0 && group.enough);
             group.main = first && much;
             seen.push(group.mount_point.clone());
         }
         groups
     }
 }
-

@@ -11,10 +11,7 @@ use std::{
 use vigie_proto::v1::{DeletedFile, DiskDeletedOpenRequest, DiskDeletedOpenResult};
 
 use super::{Context, Fault, MIB, logs, shown, walk::allocated};
-use crate::{
-    host::mounts::Table,
-    operations::text,
-};
+use crate::{host::mounts::Table, operations::text};
 
 /// What a person reads.
 const SHOWN: usize = 50;
@@ -53,7 +50,8 @@ pub(in crate::operations) async fn deleted_open(
     let over = u64::from(request.over_mib.max(1)) * MIB;
     let root = logs::docker_root();
     let owners = logs::owners(&root);
-    let mut result = DiskDeletedOpenResult { unreadable: found.unreadable, ..DiskDeletedOpenResult::default() };
+    let mut result =
+        DiskDeletedOpenResult { unreadable: found.unreadable, ..DiskDeletedOpenResult::default() };
     for held in found.files {
         let Some(mount) = on_disk(&table, &held) else { continue };
         result.bytes += held.bytes;
@@ -100,7 +98,9 @@ fn look(proc: &Path) -> Deleted {
     let mut found: HashMap<(u64, u64), Held> = HashMap::new();
     let mut unreadable = 0;
     for process in fs::read_dir(proc).into_iter().flatten().flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         let folder = process.path();
         let descriptors = match fs::read_dir(folder.join("fd")) {
             Ok(descriptors) => descriptors,
@@ -115,7 +115,9 @@ fn look(proc: &Path) -> Deleted {
         for descriptor in descriptors.flatten() {
             let link = descriptor.path();
             let Ok(target) = fs::read_link(&link) else { continue };
-            let Some(path) = target.to_str().and_then(|path| path.strip_suffix(" (deleted)")) else { continue };
+            let Some(path) = target.to_str().and_then(|path| path.strip_suffix(" (deleted)")) else {
+                continue;
+            };
             // Files of nobody's disk: memfd, the segments of shared memory, asynchronous I/O.
             if !path.starts_with('/') || path.starts_with("/memfd:") || path.starts_with("/dev/") {
                 continue;
@@ -160,7 +162,8 @@ fn whose(folder: &Path) -> (String, String, String) {
 
 /// The unit and the container that a process's control groups name.
 fn placed(cgroups: &str) -> (String, String) {
-    let parts = || cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).flat_map(|path| path.split('/'));
+    let parts =
+        || cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).flat_map(|path| path.split('/'));
     let is_id = |text: &str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     // cgroupfs: `/docker/ID`; systemd: `/system.slice/docker-ID.scope`.
     let container = parts()
@@ -186,7 +189,10 @@ mod tests {
     fn control_groups_name_units_and_containers() {
         let id = "3d215e8a21a2d785cfcdc8f9e91e3c32fb789a3f6bc7ef37f274ad5eaa662da7";
         assert_eq!(placed("0::/system.slice/nginx.service\n"), ("nginx.service".to_owned(), String::new()));
-        assert_eq!(placed(&format!("12:cpu:/docker/{id}\n0::/docker/{id}\n")), (String::new(), id.to_owned()));
+        assert_eq!(
+            placed(&format!("12:cpu:/docker/{id}\n0::/docker/{id}\n")),
+            (String::new(), id.to_owned())
+        );
         assert_eq!(placed(&format!("0::/system.slice/docker-{id}.scope\n")), (String::new(), id.to_owned()));
         let user = "0::/user.slice/user-0.slice/user@0.service/app.slice/x.service\n";
         assert_eq!(placed(user).0, "x.service");
@@ -202,7 +208,9 @@ mod tests {
         file.sync_all().unwrap();
         let again = file.try_clone().unwrap();
         fs::remove_file(&path).unwrap();
-        let own = |found: &Deleted| found.files.iter().filter(|held| held.path == path).cloned().collect::<Vec<_>>();
+        let own = |found: &Deleted| {
+            found.files.iter().filter(|held| held.path == path).cloned().collect::<Vec<_>>()
+        };
         let found = own(&look(Path::new("/proc")));
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!((found[0].pid, found[0].holders), (std::process::id(), 1));

@@ -89,8 +89,10 @@ pub(super) async fn take(cx: &Context) -> Result<Inventory, Fault> {
     let known = cx.host.stacks().all();
     let stacks: Vec<&KnownStack> = known.iter().map(AsRef::as_ref).collect();
     let objects = judge(&usage, &networks, &layers, &stacks, chrono::Utc::now().timestamp());
-    let tags = images.iter().map(|image| (image.id.clone(), tags(image).map(str::to_owned).collect())).collect();
-    let volumes = usage.volumes.iter().flatten().map(|own| (own.name.clone(), own.mountpoint.clone())).collect();
+    let tags =
+        images.iter().map(|image| (image.id.clone(), tags(image).map(str::to_owned).collect())).collect();
+    let volumes =
+        usage.volumes.iter().flatten().map(|own| (own.name.clone(), own.mountpoint.clone())).collect();
     Ok(Inventory { objects, tags, volumes, incomplete })
 }
 
@@ -100,9 +102,12 @@ pub(in crate::operations) async fn docker_usage(
     cx: &Context,
 ) -> Result<DockerUsageResult, Fault> {
     let root = logs::docker_root();
-    let mut result = DockerUsageResult { root: root.to_string_lossy().into_owned(), ..DockerUsageResult::default() };
+    let mut result =
+        DockerUsageResult { root: root.to_string_lossy().into_owned(), ..DockerUsageResult::default() };
     let place = root.join("containers");
-    if let Some(logs) = cx.host.mounts().ask(place, crate::host::mounts::PATIENCE * 5, move || logs::all(&root)).await {
+    if let Some(logs) =
+        cx.host.mounts().ask(place, crate::host::mounts::PATIENCE * 5, move || logs::all(&root)).await
+    {
         result.logs = logs.into_iter().take(SHOWN).collect();
     }
     let inventory = match take(cx).await {
@@ -193,7 +198,8 @@ fn judge(
     let mut objects: Vec<DockerObject> = containers.iter().map(|own| container(own, stacks, now_s)).collect();
     objects.extend(images(usage, layers, stacks));
     for volume in usage.volumes.iter().flatten() {
-        let used = containers.iter().any(|own| own.mounts.iter().flatten().any(|mount| mount.name == volume.name));
+        let used =
+            containers.iter().any(|own| own.mounts.iter().flatten().any(|mount| mount.name == volume.name));
         let owner = stacks
             .iter()
             .find(|stack| stack.volumes.contains(&volume.name))
@@ -290,7 +296,8 @@ fn images(usage: &Usage, layers: &HashMap<String, Vec<String>>, stacks: &[&Known
         .iter()
         .map(|image| {
             let owner = stack_of_image(image, stacks);
-            let in_use = used.contains(image.id.as_str()) || tags(image).any(|tag| named.contains(&full_name(tag)));
+            let in_use =
+                used.contains(image.id.as_str()) || tags(image).any(|tag| named.contains(&full_name(tag)));
             let kept = match owner {
                 _ if in_use => "in_use",
                 Some(_) => "stack",
@@ -304,7 +311,9 @@ fn images(usage: &Usage, layers: &HashMap<String, Vec<String>>, stacks: &[&Known
     let kept: Vec<(&str, &[String])> = judged
         .iter()
         .filter(|(_, _, kept)| !kept.is_empty())
-        .map(|(image, ..)| (image.parent_id.as_str(), layers.get(&image.id).map(Vec::as_slice).unwrap_or_default()))
+        .map(|(image, ..)| {
+            (image.parent_id.as_str(), layers.get(&image.id).map(Vec::as_slice).unwrap_or_default())
+        })
         .collect();
     for (image, _, why) in judged.iter_mut().filter(|(_, _, why)| why.is_empty()) {
         let own = layers.get(&image.id).map(Vec::as_slice).unwrap_or_default();

@@ -5,7 +5,10 @@ use crate::host::stacks::KnownService;
 
 /// The stack `shop` as it is remembered.
 fn shop() -> KnownStack {
-    let service = |container: &str, image: &str| KnownService { container: container.to_owned(), image: image.to_owned() };
+    let service = |container: &str, image: &str| KnownService {
+        container: container.to_owned(),
+        image: image.to_owned(),
+    };
     KnownStack {
         name: "shop".to_owned(),
         services: BTreeMap::from([
@@ -51,7 +54,11 @@ fn down() -> Usage {
 fn networks() -> Vec<Network> {
     ["bridge", "inner", "jobs", "stray"]
         .into_iter()
-        .map(|name| Network { name: Some(name.to_owned()), id: Some(format!("id-{name}")), ..Network::default() })
+        .map(|name| Network {
+            name: Some(name.to_owned()),
+            id: Some(format!("id-{name}")),
+            ..Network::default()
+        })
         .collect()
 }
 
@@ -70,8 +77,11 @@ fn layers() -> HashMap<String, Vec<String>> {
 fn a_stack_that_is_down_keeps_everything() {
     let stack = shop();
     let objects = judge(&down(), &networks(), &layers(), &[&stack], 10_000);
-    let nobodys: Vec<_> =
-        objects.iter().filter(|own| own.kept.is_empty()).map(|own| (own.kind.as_str(), own.name.as_str())).collect();
+    let nobodys: Vec<_> = objects
+        .iter()
+        .filter(|own| own.kept.is_empty())
+        .map(|own| (own.kind.as_str(), own.name.as_str()))
+        .collect();
     assert_eq!(
         nobodys,
         [

@@ -9,8 +9,8 @@ use std::{
 };
 
 use vigie_proto::v1::{
-    DiskFile, JournalVacuumPreviewRequest, JournalVacuumPreviewResult, JournalVacuumRequest, JournalVacuumResult,
-    LeftAlone, result,
+    DiskFile, JournalVacuumPreviewRequest, JournalVacuumPreviewResult, JournalVacuumRequest,
+    JournalVacuumResult, LeftAlone, result,
 };
 
 use super::{

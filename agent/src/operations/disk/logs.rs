@@ -10,8 +10,8 @@ use std::{
 
 use serde::Deserialize;
 use vigie_proto::v1::{
-    ContainerLog, ContainerLogTruncatePreviewRequest, ContainerLogTruncatePreviewResult, ContainerLogTruncateRequest,
-    ContainerLogTruncateResult, LeftAlone, result,
+    ContainerLog, ContainerLogTruncatePreviewRequest, ContainerLogTruncatePreviewResult,
+    ContainerLogTruncateRequest, ContainerLogTruncateResult, LeftAlone, result,
 };
 
 use super::{Context, Fault, MIB, walk::allocated};
@@ -89,7 +89,8 @@ fn saved(folder: &Path) -> Option<Saved> {
 }
 
 fn owner(saved: &Saved) -> Owner {
-    let labelled = |name| saved.config.labels.as_ref().and_then(|all| all.get(name)).cloned().unwrap_or_default();
+    let labelled =
+        |name| saved.config.labels.as_ref().and_then(|all| all.get(name)).cloned().unwrap_or_default();
     Owner {
         name: saved.name.trim_start_matches('/').to_owned(),
         stack: labelled(label::PROJECT),
@@ -111,7 +112,9 @@ pub(super) fn all(root: &Path) -> Vec<ContainerLog> {
         let rotated = host.log_config.config.is_some_and(|config| config.contains_key("max-size"));
         // The current file, and those that rotation left. Another driver's files are its own.
         let current = format!("{}-json.log", saved.id);
-        if !saved.log_path.is_empty() && Path::new(&saved.log_path).file_name().is_none_or(|name| *name != *current) {
+        if !saved.log_path.is_empty()
+            && Path::new(&saved.log_path).file_name().is_none_or(|name| *name != *current)
+        {
             continue;
         }
         for file in fs::read_dir(&folder).into_iter().flatten().flatten() {
@@ -145,13 +148,15 @@ pub(super) fn all(root: &Path) -> Vec<ContainerLog> {
 async fn chosen(over_mib: u32, container: &str, cx: &Context) -> Result<Vec<ContainerLog>, Fault> {
     let root = docker_root();
     let place = root.join("containers");
-    let mut logs = cx.host.mounts().ask(place.clone(), PATIENCE, move || all(&root)).await.ok_or_else(|| {
-        Fault::failed("timed_out", format!("{} does not answer", place.display()))
-            .hint("its filesystem hangs: `vigiectl probe disk_usage`")
-    })?;
+    let mut logs =
+        cx.host.mounts().ask(place.clone(), PATIENCE, move || all(&root)).await.ok_or_else(|| {
+            Fault::failed("timed_out", format!("{} does not answer", place.display()))
+                .hint("its filesystem hangs: `vigiectl probe disk_usage`")
+        })?;
     let over = u64::from(if over_mib == 0 { OVER_MIB } else { over_mib }) * MIB;
     logs.retain(|log| {
-        log.bytes >= over && (container.is_empty() || log.container == container || log.container_id == container)
+        log.bytes >= over
+            && (container.is_empty() || log.container == container || log.container_id == container)
     });
     Ok(logs)
 }
@@ -224,7 +229,8 @@ mod tests {
             folder.display()
         );
         fs::write(folder.join("config.v2.json"), config).unwrap();
-        fs::write(folder.join("hostconfig.json"), r#"{"LogConfig":{"Type":"json-file","Config":{}}}"#).unwrap();
+        fs::write(folder.join("hostconfig.json"), r#"{"LogConfig":{"Type":"json-file","Config":{}}}"#)
+            .unwrap();
         fs::write(folder.join(format!("{id}-json.log")), vec![b'x'; log]).unwrap();
         folder
     }

@@ -30,7 +30,9 @@ pub(super) use deleted::deleted_open;
 pub(super) use inventory::docker_usage;
 pub(super) use journal::{preview as journal_preview, vacuum as journal_vacuum};
 pub(super) use logs::{preview as logs_preview, truncate as logs_truncate};
-pub(super) use prune::{preview as prune_preview, prune, volume_preview as volume_prune_preview, volumes as volume_prune};
+pub(super) use prune::{
+    preview as prune_preview, prune, volume_preview as volume_prune_preview, volumes as volume_prune,
+};
 
 use super::{Context, Fault, text};
 use crate::host::{
@@ -50,7 +52,8 @@ pub(super) async fn usage(_: DiskUsageRequest, cx: &Context) -> Result<DiskUsage
 }
 
 pub(super) fn table() -> Result<Table, Fault> {
-    Table::read().map_err(|error| Fault::failed("proc_unreadable", format!("the mounts cannot be read: {error}")))
+    Table::read()
+        .map_err(|error| Fault::failed("proc_unreadable", format!("the mounts cannot be read: {error}")))
 }
 
 /// All filesystems: those that services need first, then the fullest.
@@ -73,8 +76,11 @@ async fn filesystem(host: &Host, table: &Table, mount: &Mount, places: &Places) 
     let (holds, stacks) = places.on(table, mount);
     let kind = mount.kind();
     let vital = kind == "disk"
-        && holds.iter().any(|held| matches!(*held, "system" | "docker" | "volumes" | "container_logs" | "stacks"));
-    let growth = asked.and_then(|room| host.mounts().growth(mount, &room, Instant::now())).unwrap_or_default();
+        && holds
+            .iter()
+            .any(|held| matches!(*held, "system" | "docker" | "volumes" | "container_logs" | "stacks"));
+    let growth =
+        asked.and_then(|room| host.mounts().growth(mount, &room, Instant::now())).unwrap_or_default();
     let level = |level: Level| if asked.is_some() { level.word().to_owned() } else { String::new() };
     Some(Filesystem {
         mount_point: mount.point().to_string_lossy().into_owned(),
@@ -122,10 +128,16 @@ impl Places {
         let known = host.stacks().all();
         let volume = |name: &String| docker_root.join("volumes").join(name);
         Self {
-            backups: known.iter().map(|stack| stack.directory.join("backups")).filter(|path| path.is_dir()).collect(),
+            backups: known
+                .iter()
+                .map(|stack| stack.directory.join("backups"))
+                .filter(|path| path.is_dir())
+                .collect(),
             stacks: known
                 .iter()
-                .map(|stack| (stack.name.clone(), stack.directory.clone(), stack.volumes.iter().map(volume).collect()))
+                .map(|stack| {
+                    (stack.name.clone(), stack.directory.clone(), stack.volumes.iter().map(volume).collect())
+                })
                 .collect(),
             docker_root,
         }
@@ -166,7 +178,8 @@ pub(super) async fn directories(
     let table = table()?;
     let path = if request.path.is_empty() {
         // The list begins with those that services need, the fullest first.
-        let fullest = filesystems(&cx.host, &table).await.into_iter().find(|fs| fs.answered && fs.kind == "disk");
+        let fullest =
+            filesystems(&cx.host, &table).await.into_iter().find(|fs| fs.answered && fs.kind == "disk");
         PathBuf::from(fullest.map_or_else(|| "/".to_owned(), |fs| fs.mount_point))
     } else {
         PathBuf::from(&request.path)

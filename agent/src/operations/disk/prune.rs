@@ -34,8 +34,11 @@ async fn whole(cx: &Context) -> Result<Inventory, Fault> {
     if inventory.incomplete.is_empty() {
         return Ok(inventory);
     }
-    Err(Fault::refused("inventory_incomplete", format!("what is whose is not all known: {}", inventory.incomplete))
-        .hint("look at `vigiectl probe docker_usage`; nothing is removed until everything is known"))
+    Err(Fault::refused(
+        "inventory_incomplete",
+        format!("what is whose is not all known: {}", inventory.incomplete),
+    )
+    .hint("look at `vigiectl probe docker_usage`; nothing is removed until everything is known"))
 }
 
 fn split(inventory: &Inventory, kinds: &[&str]) -> (Vec<DockerObject>, Vec<DockerObject>) {
@@ -45,8 +48,14 @@ fn split(inventory: &Inventory, kinds: &[&str]) -> (Vec<DockerObject>, Vec<Docke
     (objects, kept)
 }
 
-fn kinds(images: bool, containers: bool, build_cache: bool, networks: bool) -> Result<Vec<&'static str>, Fault> {
-    let all = [("image", images), ("container", containers), ("build_cache", build_cache), ("network", networks)];
+fn kinds(
+    images: bool,
+    containers: bool,
+    build_cache: bool,
+    networks: bool,
+) -> Result<Vec<&'static str>, Fault> {
+    let all =
+        [("image", images), ("container", containers), ("build_cache", build_cache), ("network", networks)];
     let kinds: Vec<&str> = all.into_iter().filter(|(_, asked)| *asked).map(|(kind, _)| kind).collect();
     if kinds.is_empty() {
         return Err(Fault::refused("argument_missing", "no kind of object is named")
@@ -91,7 +100,11 @@ pub(in crate::operations) async fn volume_preview(
     let asked = |object: &DockerObject| request.volumes.is_empty() || request.volumes.contains(&object.name);
     objects.retain(asked);
     kept.retain(asked);
-    Ok(DockerVolumePrunePreviewResult { bytes: objects.iter().map(|object| object.bytes).sum(), objects, kept })
+    Ok(DockerVolumePrunePreviewResult {
+        bytes: objects.iter().map(|object| object.bytes).sum(),
+        objects,
+        kept,
+    })
 }
 
 /// Removes those of the prepared volumes that are still nobody's.
@@ -140,7 +153,12 @@ async fn remove(
 }
 
 /// Removes one object, if it is what it was and nobody's.
-async fn one(object: &DockerObject, kinds: &[&str], inventory: &Inventory, cx: &Context) -> Result<(), String> {
+async fn one(
+    object: &DockerObject,
+    kinds: &[&str],
+    inventory: &Inventory,
+    cx: &Context,
+) -> Result<(), String> {
     if !kinds.contains(&object.kind.as_str()) {
         return Err("its kind was not asked for".to_owned());
     }

@@ -74,8 +74,18 @@ pub(super) fn wanted(room: &Room) -> u64 {
 /// Whether something holds data that a start on a full disk can damage, by the name of its image or unit.
 pub(in crate::operations) fn is_database(name: &str) -> bool {
     const NAMES: [&str; 12] = [
-        "postgres", "postgis", "pgvector", "timescale", "mysql", "mariadb", "percona", "mongo", "redis", "valkey",
-        "clickhouse", "elasticsearch",
+        "postgres",
+        "postgis",
+        "pgvector",
+        "timescale",
+        "mysql",
+        "mariadb",
+        "percona",
+        "mongo",
+        "redis",
+        "valkey",
+        "clickhouse",
+        "elasticsearch",
     ];
     let name = name.to_lowercase();
     NAMES.iter().any(|own| name.contains(own))
@@ -86,7 +96,11 @@ pub(in crate::operations) fn is_database(name: &str) -> bool {
 ///
 /// # Errors
 /// `disk_full`, with the filesystem and what to do first.
-pub(in crate::operations) async fn for_database(host: &Host, what: &str, places: &[PathBuf]) -> Result<(), Fault> {
+pub(in crate::operations) async fn for_database(
+    host: &Host,
+    what: &str,
+    places: &[PathBuf],
+) -> Result<(), Fault> {
     let table = super::table()?;
     let mut seen: Vec<&str> = Vec::new();
     for place in places {
@@ -124,7 +138,10 @@ pub(in crate::operations) fn of_volumes(volumes: impl IntoIterator<Item = String
 /// Where a database that is a unit of the host writes.
 pub(in crate::operations) fn of_unit(unit: &str) -> Vec<PathBuf> {
     let name = unit.split(['@', '.']).next().unwrap_or(unit).trim_end_matches("-server");
-    [Path::new("/var/lib").join(name), PathBuf::from("/var/lib")].into_iter().filter(|path| path.is_dir()).collect()
+    [Path::new("/var/lib").join(name), PathBuf::from("/var/lib")]
+        .into_iter()
+        .filter(|path| path.is_dir())
+        .collect()
 }
 
 /// How much others than root may still take where this path lies; 0 when that cannot be told.
@@ -162,7 +179,10 @@ mod tests {
         let level = |total, free| {
             Level::of_inodes(&Room { inodes: total, inodes_free: free, ..Room::default() }).word()
         };
-        assert_eq!((level(0, 0), level(1_000_000, 12), level(1_000_000, 50_000)), ("ok", "full", "nearly_full"));
+        assert_eq!(
+            (level(0, 0), level(1_000_000, 12), level(1_000_000, 50_000)),
+            ("ok", "full", "nearly_full")
+        );
         assert_eq!(level(1_000_000, 500_000), "ok");
     }
 
@@ -175,7 +195,12 @@ mod tests {
 
     #[test]
     fn databases_by_name() {
-        for name in ["sylion-postgres:15", "docker.io/pgvector/pgvector:pg16", "redis:7", "postgresql@15-main.service"] {
+        for name in [
+            "sylion-postgres:15",
+            "docker.io/pgvector/pgvector:pg16",
+            "redis:7",
+            "postgresql@15-main.service",
+        ] {
             assert!(is_database(name), "{name}");
         }
         for name in ["sylion-backend", "nginx.service", "grafana/grafana"] {

@@ -132,7 +132,9 @@ pub(super) fn telling(
         })
         .map(|(path, (bytes, entries))| (path.clone(), *bytes, *entries))
         .collect();
-    list.sort_by_key(|(path, bytes, entries)| (std::cmp::Reverse(measure(&(*bytes, *entries))), path.clone()));
+    list.sort_by_key(|(path, bytes, entries)| {
+        (std::cmp::Reverse(measure(&(*bytes, *entries))), path.clone())
+    });
     list.truncate(count);
     list
 }

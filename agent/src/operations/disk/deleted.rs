@@ -172,7 +172,7 @@ fn placed(cgroups: &str) -> (String, String) {
         .unwrap_or_default()
         .to_owned();
     let unit = if container.is_empty() {
-        parts().filter(|part| part.ends_with(".service")).last().unwrap_or_default().to_owned()
+        parts().rfind(|part| part.ends_with(".service")).unwrap_or_default().to_owned()
     } else {
         String::new()
     };

@@ -307,9 +307,9 @@ impl Drop for Out {
 mod tests {
     use super::*;
 
-    /// Captured from a host of the test world with a small disk under Docker's volumes, and two lines of a VPS with a
-    /// snap and a disk that the kernel gave up.
-    const CAPTURED: &str = "\
+    /// Composed in the kernel's format: a host of the test world with a small disk under Docker's volumes, a snap, and a
+    /// disk that the kernel gave up.
+    const SMALL_DISK: &str = "\
 782 649 0:175 / / rw,nodev,noatime master:126 - fuse.fuse-overlayfs fuse-overlayfs rw,user_id=0,group_id=0\n\
 783 782 0:177 / /proc rw,nosuid,nodev,noexec,relatime - proc proc rw\n\
 789 782 0:182 / /run rw,nosuid,nodev,relatime - tmpfs tmpfs rw,mode=755\n\
@@ -322,8 +322,8 @@ mod tests {
 831 782 8:16 / /data rw,relatime - ext4 /dev/sdb ro,errors=remount-ro\n";
 
     #[test]
-    fn captured_mounts() {
-        let table = Table::parse(CAPTURED);
+    fn mounts_of_a_small_disk() {
+        let table = Table::parse(SMALL_DISK);
         let at = |path: &str| {
             table.of(Path::new(path)).map(|mount| mount.point().to_str().unwrap()).unwrap_or("none")
         };
@@ -353,7 +353,7 @@ mod tests {
     #[test]
     fn growth_needs_time_to_be_told() {
         let mounts = Mounts::default();
-        let mount = Table::parse(CAPTURED).mounts.remove(0);
+        let mount = Table::parse(SMALL_DISK).mounts.remove(0);
         let room = |used: u64| Room {
             total: 10_000,
             free: 10_000 - used,

@@ -9,7 +9,7 @@ use vigie_proto::v1::{
     PublishedPort, StackLogsRequest, StackLogsResult, result,
 };
 
-use super::{Context, Fault, text};
+use super::{Context, Fault, compose, text};
 use crate::host::{
     docker::{belongs_to_service, container, label, milliseconds},
     stacks::KnownStack,
@@ -168,6 +168,7 @@ pub(super) async fn restart(
         return Err(Fault::refused("container_foreign", message)
             .hint("name one of the stack's own: `vigiectl probe container-list`"));
     }
+    compose::room_for_databases(cx, &stack, std::slice::from_ref(&before.service), false).await?;
     let ended = engine.restart(&before.id, cx.deadline).await;
     let after = engine.inspect(&before.id).await.map(|found| describe(&found, 0)).unwrap_or_default();
     let result = ContainerRestartResult {

@@ -11,6 +11,7 @@ use super::{
     images::{image_id, sound},
     known_services, output, present,
     reasons::image_name,
+    room_for_databases,
 };
 
 /// The tag under which the image that was left is kept.
@@ -74,6 +75,7 @@ pub(crate) async fn rollback(
             Fault::refused("no_way_back", message).hint("deploy the version before as you deploy any other")
         );
     }
+    room_for_databases(cx, &stack, std::slice::from_ref(&request.service), false).await?;
     let (repository, tag) = repository_and_tag(&found.image);
     let engine = cx.host.docker();
     let kept_as = format!("{repository}:{KEPT_TAG}");

@@ -223,8 +223,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn captured_simulation() {
-        // Captured from apt 2.6.
+    fn what_a_simulation_would_remove() {
+        // As apt 2.6 words it.
         let text = "Reading package lists...\nThe following packages will be REMOVED:\n  libjq1 libonig5\n\
                     0 upgraded, 0 newly installed, 2 to remove and 0 not upgraded.\nRemv libjq1 [1.6-2.1+deb12u1]\n\
                     Remv libonig5 [6.9.8-1]\n";

@@ -222,9 +222,9 @@ impl From<RunsError> for Status {
                 Answer::invalid("bad_runbook_call", &error)
                     .hint("`vigiectl runbooks show RUNBOOK` lists what it takes")
             }
-            E::Open(OpenError::Nothing | OpenError::Mode | OpenError::UnknownRunbook(_)) => {
-                Answer::invalid("bad_request", &error)
-            }
+            E::Open(
+                OpenError::Nothing | OpenError::Mode | OpenError::OnlyDiagnose | OpenError::UnknownRunbook(_),
+            ) => Answer::invalid("bad_request", &error),
             E::Different(_) => Answer::new(Code::AlreadyExists, "run_exists", &error).hint("make a new id"),
             E::Rejected(_) => Answer::new(Code::FailedPrecondition, "rejected", &error)
                 .hint("`vigiectl runs show RUN` tells where the run stands"),

@@ -74,6 +74,15 @@ impl Runbooks {
         own.map(|shelved| shelved.runbook.text.clone()).collect()
     }
 
+    /// Every runbook: the shipped ones in their order, then the team's.
+    pub(crate) fn all(&self) -> Vec<Arc<Runbook>> {
+        let shelf = self.shelf();
+        let place = |id: &str| vigie_runbook::shipped().iter().position(|(shipped, _)| *shipped == id);
+        let mut all: Vec<_> = shelf.runbooks.values().map(|shelved| Arc::clone(&shelved.runbook)).collect();
+        all.sort_by_key(|runbook| place(&runbook.id).unwrap_or(usize::MAX));
+        all
+    }
+
     /// Every runbook, by id, without its text.
     pub fn list(&self, _: &Permit) -> Vec<v1::Runbook> {
         self.shelf().runbooks.values().map(|shelved| shelved.to_proto(false)).collect()

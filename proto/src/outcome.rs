@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::v1::{Failure, Outcome, OutcomeStatus, Result as OperationResult, RunVerdict, result};
+use crate::v1::{
+    Failure, Finding, FindingState, Outcome, OutcomeStatus, Result as OperationResult, RunVerdict, result,
+};
 
 impl Failure {
     /// A failure without a hint.
@@ -21,6 +23,13 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
+    }
+}
+
+impl Finding {
+    /// Whether something is wrong, and not merely worth knowing.
+    pub fn is_trouble(&self) -> bool {
+        self.state() == FindingState::Confirmed && self.severity != "notice"
     }
 }
 

@@ -6,7 +6,7 @@ use vigie_proto::v1::{self, Outcome, Request};
 
 use crate::{
     call::{Call, Prepared},
-    model::{Probe, Remedy, Runbook, StepKind, Vantage, Verify},
+    model::{Finding, Probe, Remedy, Runbook, StepKind, Vantage, Verify},
     parameters::{self, ParameterError, Values},
     rules::Value,
 };
@@ -119,6 +119,13 @@ impl Bound {
         // What is looked at from elsewhere is not the host's to watch.
         let watches = |probe: &ProbeSpec| probe.from == Vantage::Host && wanted.contains(&probe.id);
         self.probes(stack).into_iter().filter(watches).collect()
+    }
+
+    /// Whether a finding rests on a probe that is asked only where its runbook is run alone.
+    pub(crate) fn is_deep(&self, finding: &Finding) -> bool {
+        let deep = self.runbook.probes.iter().filter(|probe| probe.deep);
+        let mentioned = finding.when.mentioned();
+        deep.into_iter().any(|probe| mentioned.probes.contains(&probe.id))
     }
 
     pub fn remedy(&self, id: &str) -> Option<&Remedy> {

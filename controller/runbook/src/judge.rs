@@ -51,8 +51,9 @@ impl Bound {
         let judged = on_a_big_stack(|| {
             let facts = self.facts(subject, evidence);
             let mut evaluator = Evaluator::new(&facts);
-            let findings = self.findings(&facts, &mut evaluator);
+            let mut findings = self.findings(&facts, &mut evaluator);
             let remedies = self.applicable(&findings, &mut evaluator);
+            self.name_remedies(&mut findings, &remedies);
             let restore = self.restore(&mut evaluator);
             Judgement { findings, remedies, restore }
         });
@@ -186,6 +187,17 @@ impl Bound {
         remedies.into_iter().map(|remedy| remedy.id.clone()).collect()
     }
 
+    /// Names the mildest remedy for each root cause.
+    fn name_remedies(&self, findings: &mut [v1::Finding], remedies: &[String]) {
+        for finding in findings.iter_mut() {
+            if finding.state() == FindingState::Confirmed && finding.explained_by.is_empty() {
+                let cures =
+                    |id: &&String| self.remedy(id).is_some_and(|remedy| remedy.cures.contains(&finding.id));
+                finding.remedy = remedies.iter().find(cures).cloned().unwrap_or_default();
+            }
+        }
+    }
+
     fn restore(&self, evaluator: &mut Evaluator<'_>) -> RestoreAdvice {
         let answers = self.runbook().restore.iter();
         let mut applies =
@@ -216,6 +228,7 @@ fn judge(finding: &Finding, facts: &Facts, evaluator: &mut Evaluator<'_>) -> v1:
             v1::Finding {
                 id: finding.id.clone(),
                 state: FindingState::Confirmed.into(),
+                severity: finding.severity.word().to_owned(),
                 says: finding.says.render(evaluator),
                 advise: finding.advise.as_ref().map(|advise| advise.render(evaluator)).unwrap_or_default(),
                 evidence,
@@ -225,6 +238,7 @@ fn judge(finding: &Finding, facts: &Facts, evaluator: &mut Evaluator<'_>) -> v1:
         Ok(false) => v1::Finding {
             id: finding.id.clone(),
             state: FindingState::RuledOut.into(),
+            severity: finding.severity.word().to_owned(),
             says: finding.title.clone(),
             evidence: used.into_iter().take(MAX_COUNTER_EVIDENCE).map(shown).collect(),
             ..v1::Finding::default()
@@ -237,6 +251,7 @@ fn unknown(finding: &Finding, missing: String) -> v1::Finding {
     v1::Finding {
         id: finding.id.clone(),
         state: FindingState::Unknown.into(),
+        severity: finding.severity.word().to_owned(),
         says: finding.title.clone(),
         missing,
         ..v1::Finding::default()

@@ -16,6 +16,7 @@ mod read;
 mod rollout;
 mod rules;
 mod steps;
+mod suite;
 
 pub mod case;
 pub mod report;
@@ -28,12 +29,13 @@ pub use bound::{Bound, Evidence, ProbeSpec, StepSpec, Subject, Verification};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use judge::{Judgement, Showing};
 pub use model::{
-    Check, Contact, Finding, FindingSeverity, Probe, Remedy, Restore, Risk, Runbook, Scope, Symptom, Vantage,
-    lint,
+    Check, Contact, Finding, FindingSeverity, Others, Probe, Remedy, Restore, Risk, Runbook, Scope, Symptom,
+    Vantage, findings_of, lint, lint_among,
 };
 pub use parameters::{Parameter, ParameterError, ParameterType, ParameterValue};
 pub use rollout::{Batch, Rollout};
 pub use steps::Condition;
+pub use suite::Suite;
 
 /// The runbooks that every program carries: their ids and their texts.
 pub fn shipped() -> &'static [(&'static str, &'static str)] {

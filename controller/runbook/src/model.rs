@@ -1,5 +1,7 @@
 //! A runbook as it was read: checked, and still without parameters and evidence.
 
+use std::{collections::BTreeMap, sync::LazyLock};
+
 use sha2::{Digest as _, Sha256};
 use vigie_proto::{operation::Operation, v1};
 
@@ -56,7 +58,7 @@ pub struct Symptom {
 }
 
 /// From where a probe looks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Vantage {
     /// The host itself.
     #[default]
@@ -82,6 +84,8 @@ pub struct Probe {
     pub timeout_ms: u32,
     /// Probes that are answered first.
     pub after: Vec<String>,
+    /// It is slow or a burden: not asked where every runbook is run at once.
+    pub deep: bool,
 }
 
 /// How bad a finding is.
@@ -114,7 +118,7 @@ pub struct Finding {
     pub(crate) when: Rule,
     pub(crate) says: Template,
     pub(crate) advise: Option<Template>,
-    /// Findings that are consequences of this one.
+    /// Findings that are consequences of this one; those of other runbooks as `runbook.id` or `runbook.*`.
     pub explains: Vec<String>,
     /// Shown beside what the rule looks at.
     pub(crate) evidence: Vec<Rule>,
@@ -242,7 +246,7 @@ impl Runbook {
     /// # Errors
     /// Everything that is wrong with it, warnings included, as far as it could be read.
     pub fn parse(text: &str, source: &str) -> Result<Self, Diagnostics> {
-        match read(text, source) {
+        match read(text, source, None) {
             (Some(runbook), diagnostics) if !diagnostics.has_errors() => Ok(runbook),
             (_, diagnostics) => Err(diagnostics),
         }
@@ -268,13 +272,31 @@ impl Runbook {
     }
 }
 
-/// All that is wrong with a runbook, warnings included; empty for a sound one.
+/// The findings of runbooks, by the runbooks' ids: what `explains` may speak of.
+pub type Others = BTreeMap<String, Vec<String>>;
+
+/// All that is wrong with a runbook, warnings included; empty for a sound one. It stands among the shipped ones.
 pub fn lint(text: &str, source: &str) -> Diagnostics {
-    read(text, source).1
+    static SHIPPED: LazyLock<Others> = LazyLock::new(|| findings_of([]));
+    lint_among(text, source, &SHIPPED)
 }
 
-fn read(text: &str, source: &str) -> (Option<Runbook>, Diagnostics) {
-    let (runbook, found) = match on_a_big_stack(|| read::runbook(text)) {
+/// The same for a runbook that stands among others, whose findings these are.
+pub fn lint_among(text: &str, source: &str, others: &Others) -> Diagnostics {
+    read(text, source, Some(others)).1
+}
+
+/// The findings of the shipped runbooks and of these texts, which take the place of shipped ones of the same id. Those
+/// that do not read have none.
+pub fn findings_of<'a>(texts: impl IntoIterator<Item = &'a str>) -> Others {
+    let shipped = crate::shipped().iter().map(|(_, text)| *text);
+    let runbooks = shipped.chain(texts).filter_map(|text| read(text, "", None).0);
+    let ids = |runbook: &Runbook| runbook.findings.iter().map(|finding| finding.id.clone()).collect();
+    runbooks.map(|runbook| (runbook.id.clone(), ids(&runbook))).collect()
+}
+
+fn read(text: &str, source: &str, others: Option<&Others>) -> (Option<Runbook>, Diagnostics) {
+    let (runbook, found) = match on_a_big_stack(|| read::runbook(text, others)) {
         Ok(read) => read,
         Err(broken) => (None, vec![read::unreadable(broken)]),
     };

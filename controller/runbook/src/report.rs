@@ -38,7 +38,7 @@ fn render(out: &mut String, state: &State, events: &[RunEvent]) -> fmt::Result {
     let names: Vec<_> = state.targets().iter().map(|target| name(target)).collect();
     writeln!(out, "| Targets | {} |\n", md(&names.join(", ")))?;
 
-    if state.runbook().is_some() {
+    if state.is_diagnosis() {
         writeln!(out, "## Findings\n")?;
         for target in state.targets() {
             findings(out, target)?;

@@ -29,7 +29,10 @@ use vigie_proto::{
         run_event::Event, run_spec::Kind,
     },
 };
-use vigie_runbook::run::{self, Input, State};
+use vigie_runbook::{
+    Scope,
+    run::{self, Input, State},
+};
 
 pub use report::Report;
 pub(crate) use report::Taken;
@@ -38,7 +41,7 @@ pub use watch::Watching;
 use crate::{
     audit::{Audit, Entry, Intent},
     clock::now_ms,
-    error::RunsError,
+    error::{HostsError, RunsError},
     fleet::Fleet,
     permit::Permit,
     runbooks::Runbooks,
@@ -206,6 +209,7 @@ impl Runs {
         let selector = spec.selector.as_ref().ok_or(RunsError::NoSelector)?;
         let runbook = match spec.kind.as_ref().ok_or(RunsError::NoKind)? {
             Kind::Operation(_) => None,
+            Kind::Runbook(call) if call.id.is_empty() => return self.open_all(operator, spec),
             Kind::Runbook(call) => {
                 let unknown = || RunsError::UnknownRunbook(call.id.chars().take(64).collect());
                 Some(self.0.runbooks.find(&call.id).ok_or_else(unknown)?)
@@ -215,6 +219,27 @@ impl Runs {
         let scope = run::scope(&spec, runbook)?;
         let targets = self.0.fleet.targets(selector, scope)?;
         Ok(run::open(spec, operator, targets, runbook)?)
+    }
+
+    /// The first event of a run of every runbook.
+    fn open_all(&self, operator: &str, spec: RunSpec) -> Result<Opened, RunsError> {
+        let selector = spec.selector.as_ref().ok_or(RunsError::NoSelector)?;
+        let runbooks = self.0.runbooks.all();
+        let about = |scope| runbooks.iter().any(|runbook| runbook.scope == scope);
+        let mut targets = Vec::new();
+        // Where a stack is named, the hosts themselves are not meant.
+        if about(Scope::Host) && selector.stack.is_empty() {
+            targets = self.0.fleet.targets(selector, Scope::Host)?;
+        }
+        match self.0.fleet.targets(selector, Scope::Stack) {
+            Ok(stacks) => targets.extend(stacks),
+            // A host without a stack is asked about itself.
+            Err(HostsError::NoStack { .. }) if !targets.is_empty() => {}
+            Err(other) => return Err(other.into()),
+        }
+        targets.sort_by(|a, b| (&a.host_name, &a.stack).cmp(&(&b.host_name, &b.stack)));
+        let runbooks: Vec<_> = runbooks.iter().map(|runbook| &**runbook).collect();
+        Ok(run::open_all(spec, operator, targets, &runbooks)?)
     }
 
     /// A retry of a request is the same run; another request under its id is refused.

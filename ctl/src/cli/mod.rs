@@ -26,7 +26,7 @@ use selection::Selection;
     version,
     max_term_width = 110,
     arg_required_else_help = true,
-    after_help = "What is wrong?         vigiectl status; vigiectl diagnose backend-502 -l env=prod\n\
+    after_help = "What is wrong?         vigiectl status; vigiectl diagnose -l env=prod\n\
                   What would be done?    vigiectl plan backend-502 -H vps1\n\
                   Do it, and verify:     vigiectl run backend-502 -H vps1"
 )]
@@ -157,10 +157,15 @@ pub(crate) struct Runbook {
 
 #[derive(Debug, Args)]
 pub(crate) struct Diagnose {
+    /// The runbook's id; without one every runbook is run, and what is found is ranked over the fleet
+    pub runbook: Option<String>,
+    /// A parameter of the runbook
+    #[arg(short, long = "param", value_name = "KEY=VALUE", value_parser = parameter, requires = "runbook")]
+    pub parameters: Vec<Parameter>,
     #[command(flatten)]
-    pub runbook: Runbook,
+    pub selection: Selection,
     /// Write what the probes answered as a case for `vigiectl runbooks test`; a folder takes several targets
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "runbook")]
     pub record: Option<PathBuf>,
 }
 

@@ -7,14 +7,17 @@ use crate::{
     error::Error,
     exit::Exit,
     invocation::Invocation,
-    runs::{consent::Plan, follow, record},
+    runs::{consent::Plan, follow, record as recording},
     view::{self, run::RunView},
 };
 
 pub(super) async fn diagnose(invocation: &mut Invocation, call: Diagnose) -> Result<Exit, Error> {
-    let run = open(invocation, call.runbook, RunMode::Diagnose, None).await?;
-    if let Some(path) = &call.record {
-        record::write(invocation, &run, path)?;
+    let Diagnose { runbook, parameters, selection, record } = call;
+    // No id stands for every runbook.
+    let runbook = Runbook { runbook: runbook.unwrap_or_default(), parameters, selection };
+    let run = open(invocation, runbook, RunMode::Diagnose, None).await?;
+    if let Some(path) = &record {
+        recording::write(invocation, &run, path)?;
     }
     Ok(run.exit())
 }

@@ -9,7 +9,7 @@ use vigie_proto::{
 };
 
 use super::{
-    plan,
+    plan, ranked,
     run::{Health, RunView},
 };
 use crate::output::{
@@ -27,8 +27,8 @@ struct Group<'a> {
 }
 
 /// One finding over the targets of a group. Its words and values may differ between them.
-struct Merged<'a> {
-    of: Vec<(u32, &'a Finding)>,
+pub(super) struct Merged<'a> {
+    pub(super) of: Vec<(u32, &'a Finding)>,
 }
 
 impl<'a> Merged<'a> {
@@ -41,7 +41,7 @@ impl<'a> Merged<'a> {
     }
 
     /// A text of the finding with the targets that have it, the most frequent first.
-    fn variants(&self, text: impl Fn(&'a Finding) -> &'a str) -> Vec<(String, Vec<u32>)> {
+    pub(super) fn variants(&self, text: impl Fn(&'a Finding) -> &'a str) -> Vec<(String, Vec<u32>)> {
         let mut variants: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
         for (target, finding) in &self.of {
             variants.entry(text(finding)).or_default().push(*target);
@@ -90,6 +90,9 @@ fn groups(view: &RunView) -> Vec<Group<'_>> {
 
 /// What is wrong with each target.
 pub(crate) fn body(view: &RunView, look: &Look) -> String {
+    if view.is_whole() {
+        return ranked::body(view, look);
+    }
     let mut text = String::new();
     for group in groups(view) {
         let label = view.label(&group.targets);
@@ -98,6 +101,11 @@ pub(crate) fn body(view: &RunView, look: &Look) -> String {
                 text.push_str(&format!("{} {}\n", look.red("✗"), look.bold(&label)));
                 text.push_str(&findings(view, &group, look));
                 text.push_str(&super::changes::lately(view, &group.targets, look));
+            }
+            Health::Noted => {
+                let why = "nothing is wrong; worth knowing:";
+                text.push_str(&format!("{} {}  {why}\n", look.green("✓"), look.bold(&label)));
+                text.push_str(&findings(view, &group, look));
             }
             Health::Unknown => {
                 let why = "nothing is confirmed, and not everything is ruled out";
@@ -132,7 +140,7 @@ fn healthy(group: &Group<'_>) -> String {
 }
 
 /// Why hosts could not be reached, where all agree.
-fn unreachable(view: &RunView, targets: &[u32]) -> String {
+pub(super) fn unreachable(view: &RunView, targets: &[u32]) -> String {
     let mut reasons: Vec<_> = targets
         .iter()
         .flat_map(|target| view.probes(*target).map(|outcome| view.reason(*target, outcome)))
@@ -176,7 +184,7 @@ fn findings(view: &RunView, group: &Group<'_>, look: &Look) -> String {
 }
 
 /// The finding in words, with its id where ids are wanted.
-fn says(view: &RunView, merged: &Merged<'_>, indent: &str, look: &Look) -> String {
+pub(super) fn says(view: &RunView, merged: &Merged<'_>, indent: &str, look: &Look) -> String {
     let mut text = String::new();
     for (says, targets) in merged.variants(|finding| &finding.says) {
         let id = if look.wide { format!("  [{}]", escape(&merged.first().id, false)) } else { String::new() };
@@ -191,14 +199,14 @@ fn says(view: &RunView, merged: &Merged<'_>, indent: &str, look: &Look) -> Strin
 }
 
 /// Which targets of the group a line is about, where it is not about all.
-fn only(view: &RunView, merged: &Merged<'_>, targets: &[u32], look: &Look) -> String {
+pub(super) fn only(view: &RunView, merged: &Merged<'_>, targets: &[u32], look: &Look) -> String {
     if targets.len() == merged.of.len() {
         return String::new();
     }
     look.dim(&format!("  [{}]", view.label(targets)))
 }
 
-fn evidence(merged: &Merged<'_>, look: &Look) -> String {
+pub(super) fn evidence(merged: &Merged<'_>, look: &Look) -> String {
     let mut references: Vec<&str> = Vec::new();
     for (_, finding) in &merged.of {
         for evidence in &finding.evidence {
@@ -343,6 +351,9 @@ fn unknown(findings: &[Merged<'_>], look: &Look) -> String {
 
 /// Everything in one line, and where to find it again.
 pub(crate) fn footer(view: &RunView, look: &Look) -> String {
+    if view.is_whole() {
+        return ranked::footer(view, look);
+    }
     let mut tally: BTreeMap<Health, usize> = BTreeMap::new();
     for target in view.targets() {
         *tally.entry(view.health(target)).or_default() += 1;

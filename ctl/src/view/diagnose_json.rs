@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{plan::short_digest, run::RunView, runs::mode_word};
+use super::{plan::short_digest, ranked, run::RunView, runs::mode_word};
 use crate::output::json;
 
 /// The run as scripts read it. Fields are added over time and never change their meaning.
@@ -15,13 +15,15 @@ pub(crate) fn document(view: &RunView) -> Value {
     json!({
         "run": view.run,
         "title": view.opened.title,
-        "runbook": view.runbook_id(),
+        "runbook": view.runbook_id().filter(|_| !view.is_whole()),
+        "left_out": view.opened.left_out,
         "mode": mode_word(view.mode()),
         "verdict": view.verdict().word(),
         "reason": view.closed.as_ref().map_or("", |closed| closed.reason.as_str()),
         "opened_at_ms": view.opened_at_ms,
         "closed_at_ms": view.closed_at_ms,
         "plan": plan,
+        "causes": if view.is_whole() { Some(ranked::document(view)) } else { None },
         "targets": targets,
     })
 }

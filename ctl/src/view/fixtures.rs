@@ -117,6 +117,7 @@ impl Fleet {
             runbook_text: text.to_owned(),
             runbook_digest: if text.is_empty() { Vec::new() } else { digest(text.as_bytes()).to_vec() },
             title,
+            ..Opened::default()
         });
         let mut view = RunView::new(RUN);
         for (index, event) in std::iter::once(&opened).chain(&self.events).enumerate() {

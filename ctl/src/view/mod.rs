@@ -11,6 +11,7 @@ pub(crate) mod incidents;
 pub(crate) mod operations;
 pub(crate) mod outcomes;
 pub(crate) mod plan;
+pub(crate) mod ranked;
 pub(crate) mod request;
 pub(crate) mod run;
 pub(crate) mod runs;

@@ -10,8 +10,9 @@ use std::{
 
 use prost::Message as _;
 use vigie_proto::v1::{
-    Closed, Conclusion, Leaf, Observation, Opened, Outcome, OutcomeStatus, PlanEntry, Planned, ProbePurpose,
-    RunEvent, RunMode, RunVerdict, StackHeld, Target, WaitEnd, run_event::Event, run_spec::Kind,
+    Closed, Conclusion, Finding, Leaf, Observation, Opened, Outcome, OutcomeStatus, PlanEntry, Planned,
+    ProbePurpose, RunEvent, RunMode, RunVerdict, StackHeld, Target, WaitEnd, run_event::Event,
+    run_spec::Kind,
 };
 
 use vigie_runbook::Runbook;
@@ -26,6 +27,8 @@ pub(crate) struct RunView {
     pub(crate) opened_at_ms: i64,
     /// The runbook that the run was opened with; `None` for a single operation, or when it does not read.
     pub(crate) runbook: Option<Arc<Runbook>>,
+    /// The runbooks of a run of every runbook, by their ids, as far as they read.
+    pub(crate) runbooks: BTreeMap<String, Arc<Runbook>>,
     pub(crate) last_seq: u64,
     /// Every observation, in the order of the events.
     pub(crate) observations: Vec<Observation>,
@@ -82,6 +85,8 @@ pub(crate) enum Health {
     Unknown,
     /// No probe got through.
     Unreachable,
+    /// What is confirmed is worth knowing, and no trouble.
+    Noted,
     /// Everything is ruled out.
     Healthy,
 }
@@ -93,6 +98,7 @@ impl Health {
             Self::Broken => "broken",
             Self::Unknown => "unknown",
             Self::Unreachable => "unreachable",
+            Self::Noted => "noted",
             Self::Healthy => "healthy",
         }
     }
@@ -102,7 +108,7 @@ impl Health {
             Self::Broken => Exit::Findings,
             Self::Unknown => Exit::Failed,
             Self::Unreachable => Exit::Unreachable,
-            Self::Healthy => Exit::Ok,
+            Self::Noted | Self::Healthy => Exit::Ok,
         }
     }
 }
@@ -122,8 +128,14 @@ impl RunView {
             Some(Event::Opened(opened)) => {
                 self.opened = opened.clone();
                 self.opened_at_ms = event.at_ms;
+                let read = |opened: &vigie_proto::v1::OpenedRunbook| {
+                    let runbook = Runbook::parse(&opened.text, &opened.id).ok()?;
+                    Some((opened.id.clone(), Arc::new(runbook)))
+                };
+                self.runbooks = opened.runbooks.iter().filter_map(read).collect();
                 self.runbook = self
                     .runbook_id()
+                    .filter(|id| !id.is_empty())
                     .and_then(|id| Runbook::parse(&opened.runbook_text, id).ok())
                     .map(Arc::new);
             }
@@ -265,6 +277,17 @@ impl RunView {
         remedies.into_iter().find(|remedy| remedy.id == id).map_or("", |remedy| &remedy.title)
     }
 
+    /// The same in a run of every runbook.
+    pub(crate) fn remedy_of(&self, runbook: &str, id: &str) -> &str {
+        let remedies = self.runbooks.get(runbook).into_iter().flat_map(|runbook| &runbook.remedies);
+        remedies.into_iter().find(|remedy| remedy.id == id).map_or("", |remedy| &remedy.title)
+    }
+
+    /// Whether every runbook was run at once.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.opened.runbooks.is_empty()
+    }
+
     /// Whether the run waits for a signature over its latest plan.
     pub(crate) fn awaits_signature(&self) -> bool {
         let plan = self.plan.as_ref();
@@ -312,11 +335,13 @@ impl RunView {
             return Health::Unreachable;
         }
         let Some(conclusion) = self.conclusions.get(&target) else { return Health::Unknown };
-        use vigie_proto::v1::FindingState::{Confirmed, RuledOut};
+        use vigie_proto::v1::FindingState::{Confirmed, NotAsked, RuledOut};
+        let told = |finding: &Finding| matches!(finding.state(), Confirmed | NotAsked | RuledOut);
         match &conclusion.findings {
-            findings if findings.iter().any(|finding| finding.state() == Confirmed) => Health::Broken,
-            findings if findings.iter().all(|finding| finding.state() == RuledOut) => Health::Healthy,
-            _ => Health::Unknown,
+            findings if findings.iter().any(Finding::is_trouble) => Health::Broken,
+            findings if !findings.iter().all(told) => Health::Unknown,
+            findings if findings.iter().any(|finding| finding.state() == Confirmed) => Health::Noted,
+            _ => Health::Healthy,
         }
     }
 

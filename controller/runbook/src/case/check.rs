@@ -95,7 +95,7 @@ fn why_not(finding: &Finding) -> String {
         FindingState::Confirmed if finding.explained_by.is_empty() => "it is a root cause".to_owned(),
         FindingState::Confirmed => format!("{} explains it", finding.explained_by),
         FindingState::Unknown => format!("it is unknown, for want of {}", finding.missing),
-        FindingState::RuledOut | FindingState::Unspecified => {
+        FindingState::RuledOut | FindingState::NotAsked | FindingState::Unspecified => {
             let seen = finding.evidence.iter().map(|seen| format!("{} is {}", seen.reference, seen.value));
             let seen: Vec<_> = seen.collect();
             if seen.is_empty() {

@@ -54,6 +54,7 @@ fn probe(node: &Node, context: &Context<'_>, names: &mut Names, reader: &mut Rea
     let from_at = entries.take("from");
     let from = from_at.and_then(|node| reader.word(node, "`from`", Vantage::WORDS)).unwrap_or_default();
     let after = entries.take("after").map(|node| reader.ids(node, "`after`")).unwrap_or_default();
+    let deep = entries.take("deep").and_then(|node| reader.boolean(node, "`deep`")).unwrap_or_default();
     unknown_ids(&after, || names.probes.keys().chain(&names.unreadable), "a probe above this one", reader);
     let Some((operation, call)) = call(entries, context, reader) else {
         names.unreadable.extend(id);
@@ -76,7 +77,8 @@ fn probe(node: &Node, context: &Context<'_>, names: &mut Names, reader: &mut Rea
         reader.error(id_at, format!("there are two probes `{id}`"), "");
     }
     let timeout_ms = timeout.unwrap_or_else(|| default_timeout(operation));
-    Some(Probe { id, from, call: call?, timeout_ms, after: after.into_iter().map(|(id, _)| id).collect() })
+    let after = after.into_iter().map(|(id, _)| id).collect();
+    Some(Probe { id, from, call: call?, timeout_ms, after, deep })
 }
 
 pub(super) fn default_timeout(operation: &Operation) -> u32 {

@@ -1,7 +1,10 @@
 //! Taking a tree apart, collecting what is wrong with it on the way.
 
 use super::tree::{Content, Node, Scalar, Span};
-use crate::diagnostic::{Diagnostic, MAX_DIAGNOSTICS, Severity, suggest};
+use crate::{
+    diagnostic::{Diagnostic, MAX_DIAGNOSTICS, Severity, suggest},
+    model::Others,
+};
 
 /// The most probes, findings, remedies and so on that one list may hold.
 pub(crate) const MAX_ITEMS: usize = 200;
@@ -38,12 +41,14 @@ const RESERVED: &[&str] = &[
 /// The text being read, and what was found wrong with it.
 pub(crate) struct Reader<'t> {
     pub(crate) text: &'t str,
-    found: Vec<Diagnostic>,
+    /// What other runbooks find, where that is known.
+    pub(crate) others: Option<&'t Others>,
+    pub(super) found: Vec<Diagnostic>,
 }
 
 impl<'t> Reader<'t> {
     pub(crate) fn new(text: &'t str) -> Self {
-        Self { text, found: Vec::new() }
+        Self { text, others: None, found: Vec::new() }
     }
 
     pub(crate) fn finish(self) -> Vec<Diagnostic> {

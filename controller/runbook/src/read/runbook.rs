@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use regex::Regex;
+use vigie_proto::operation::Effect;
 
 use super::{
     Content, Entries, Node, Reader, Span,
@@ -10,9 +11,10 @@ use super::{
     steps, tree, unknown_ids,
 };
 use crate::{
-    diagnostic::{Diagnostic, Severity},
+    diagnostic::{Diagnostic, Severity, suggest},
     model::{
-        Check, Contact, Finding, FindingSeverity, Probe, Remedy, Restore, Risk, Runbook, Scope, Step, Symptom,
+        Check, Contact, Finding, FindingSeverity, Others, Probe, Remedy, Restore, Risk, Runbook, Scope, Step,
+        Symptom,
     },
     parameters::{Parameter, ParameterType, Values},
     rollout::{Batch, Rollout},
@@ -25,12 +27,12 @@ pub(crate) fn unreadable(why: String) -> Diagnostic {
 }
 
 /// Reads everything that can be read, and collects what is wrong. The text and its digest are the caller's to add.
-pub(crate) fn runbook(text: &str) -> (Option<Runbook>, Vec<Diagnostic>) {
+pub(crate) fn runbook(text: &str, others: Option<&Others>) -> (Option<Runbook>, Vec<Diagnostic>) {
     let root = match tree::parse(text) {
         Ok(root) => root,
         Err(diagnostic) => return (None, vec![diagnostic]),
     };
-    let mut reader = Reader::new(text);
+    let mut reader = Reader { others, ..Reader::new(text) };
     let runbook = parts(&root, &mut reader);
     (runbook, reader.finish())
 }
@@ -275,6 +277,9 @@ fn findings(
             reader.error(item.span, format!("there are two findings `{id}`"), "");
         }
         let ids = explains.iter().map(|(id, _)| id.clone()).collect();
+        let (foreign, explains): (Vec<_>, Vec<_>) =
+            explains.into_iter().partition(|(id, _)| id.contains('.'));
+        foreign.iter().for_each(|(reference, span)| elsewhere(reference, *span, reader));
         findings.push(Finding {
             id,
             title,
@@ -293,6 +298,23 @@ fn findings(
         unknown_ids(&explained, || findings.iter().map(|finding| &finding.id), "a finding", reader);
     }
     findings
+}
+
+/// A finding of another runbook, `runbook.finding` or `runbook.*`, as far as the other runbooks are known.
+fn elsewhere(reference: &str, span: Span, reader: &mut Reader<'_>) {
+    let Some(others) = reader.others else { return };
+    let (runbook, finding) = reference.split_once('.').unwrap_or((reference, ""));
+    match others.get(runbook) {
+        None => {
+            let hint = suggest(runbook, others.keys().map(String::as_str));
+            reader.error(span, format!("`{reference}`: there is no runbook `{runbook}`"), &hint);
+        }
+        Some(findings) if finding != "*" && !findings.iter().any(|known| known == finding) => {
+            let hint = suggest(finding, findings.iter().map(String::as_str));
+            reader.error(span, format!("`{reference}`: `{runbook}` has no finding `{finding}`"), &hint);
+        }
+        Some(_) => {}
+    }
 }
 
 fn reader_items(node: &Node) -> usize {
@@ -328,7 +350,7 @@ fn remedy(
         let hint = "add `verify` to the remedy, or one for all remedies to the runbook";
         reader.error(node.span, "nothing tells whether this remedy worked", hint);
     }
-    Some(Remedy {
+    let remedy = Remedy {
         id: id?,
         title: title?,
         risk: risk?,
@@ -342,7 +364,15 @@ fn remedy(
             Some(verify) => Some(verify?),
             None => None,
         },
-    })
+    };
+    // What loses something is proposed for a reason that a rule names, not because a finding is confirmed somehow.
+    let destroys = remedy.operations().find(|operation| operation.effect == Effect::Destroy);
+    if let (None, Some(operation)) = (&remedy.when, destroys) {
+        let message = format!("{} loses something, and this remedy has no `when`", operation.name);
+        let hint = "say in `when` what has to be true before anybody is asked to agree to it";
+        reader.warn(node.span, message, hint);
+    }
+    Some(remedy)
 }
 
 fn restore(entries: &mut Entries<'_>, names: &Names, reader: &mut Reader<'_>) -> Vec<Restore> {

@@ -219,11 +219,14 @@ fn follows(state: &State, around: &mut Surroundings<'_>) -> Option<Event> {
     for unanswered in asked.iter().filter(|asked| !asked.is_answered(state)) {
         waiting[unanswered.key.target] = true;
     }
+    if let Some(whole) = state.whole.as_ref().filter(|_| !state.is_concluded()) {
+        return whole.conclude(state, &waiting, around.now_ms).map(Event::Concluded);
+    }
     let ready: Vec<_> = (0..state.targets.len())
         .filter(|&target| state.targets[target].conclusion.is_none() && !waiting[target])
         .collect();
     match &state.runbook {
-        Some(_) if state.is_concluded() => Some(verdict::close(state)),
+        _ if state.is_diagnosis() && state.is_concluded() => Some(verdict::close(state)),
         Some(_) if ready.is_empty() => None,
         Some(_) => Some(Event::Concluded(Concluded {
             conclusions: ready.into_iter().map(|target| conclude(state, target, around.now_ms)).collect(),

@@ -17,6 +17,7 @@ mod decide;
 mod open;
 mod plan;
 mod state;
+mod suite;
 mod verdict;
 mod waits;
 mod wanted;
@@ -26,6 +27,7 @@ pub use decide::{Decision, Surroundings, decide};
 pub use open::{OpenError, open, scope};
 pub use plan::HOUR_MS;
 pub use state::{Corrupt, Passage, Preview, State, TargetState, Task, TaskState};
+pub use suite::open_all;
 pub use wanted::wanted;
 
 use vigie_proto::{

@@ -19,6 +19,8 @@ pub enum OpenError {
     UnknownRunbook(String),
     #[error("the runbook call names no mode")]
     Mode,
+    #[error("without a runbook, a run can only diagnose")]
+    OnlyDiagnose,
     #[error("{0}")]
     Parameters(String),
     #[error("runbook {runbook:?} has no remedy {remedy:?}; it has {known}")]
@@ -101,6 +103,7 @@ pub fn open(
         runbook_text: runbook.map(|runbook| runbook.text.clone()).unwrap_or_default(),
         runbook_digest: runbook.map(|runbook| runbook.digest.to_vec()).unwrap_or_default(),
         title,
+        ..Opened::default()
     })
 }
 

@@ -12,7 +12,7 @@ use vigie_proto::{
     },
 };
 
-use super::{ProbeKey, act, decide::place, plan};
+use super::{ProbeKey, act, decide::place, plan, suite::Whole};
 use crate::{Bound, Evidence, Runbook};
 
 /// Why events are not a run's. The log is written only by [`super::decide`]: this is damage, or another version.
@@ -142,6 +142,8 @@ pub struct State {
     pub(super) opened: Arc<Opened>,
     pub(super) opened_at_ms: i64,
     pub(super) runbook: Option<Arc<Bound>>,
+    /// Every runbook at once; there is no single one then.
+    pub(super) whole: Option<Arc<Whole>>,
     /// Shared with the states before and after, as far as nothing was learnt of a target between them.
     pub(super) targets: Vec<Arc<TargetState>>,
     /// The plans, one after the other; only the last one may be unsigned, and is replaced then by the next.
@@ -174,7 +176,12 @@ impl State {
     fn begin(run: RunId, first: &RunEvent) -> Result<Self, Corrupt> {
         let seq = first.seq;
         let Some(Event::Opened(opened)) = &first.event else { return Err(Corrupt::Opening { seq }) };
+        let whole = match opened.runbooks.is_empty() {
+            true => None,
+            false => Some(Arc::new(Whole::read(opened).map_err(Corrupt::Runbook)?)),
+        };
         let runbook = match opened.spec.as_ref().and_then(|spec| spec.kind.as_ref()) {
+            Some(Kind::Runbook(_)) if whole.is_some() => None,
             Some(Kind::Runbook(call)) => {
                 let runbook = Runbook::parse(&opened.runbook_text, &call.id)
                     .map_err(|diagnostics| Corrupt::Runbook(diagnostics.to_string()))?;
@@ -199,6 +206,7 @@ impl State {
             opened: Arc::new(opened.clone()),
             opened_at_ms: first.at_ms,
             runbook,
+            whole,
             targets,
             plans: Vec::new(),
             planned_seq: 0,
@@ -461,6 +469,11 @@ impl State {
     /// The runbook with its parameters; `None` for a run of a single operation.
     pub fn runbook(&self) -> Option<&Bound> {
         self.runbook.as_deref()
+    }
+
+    /// Whether the run is about what is wrong, and not about a single operation.
+    pub fn is_diagnosis(&self) -> bool {
+        self.runbook.is_some() || self.whole.is_some()
     }
 
     /// How far a runbook is taken; `Run` for a single operation.

@@ -1,6 +1,6 @@
 //! How a run ends.
 
-use vigie_proto::v1::{FindingState, Outcome, OutcomeStatus, RunMode, RunVerdict, run_event::Event};
+use vigie_proto::v1::{Outcome, OutcomeStatus, RunMode, RunVerdict, run_event::Event};
 
 use super::{State, decide::closed, plan};
 
@@ -22,7 +22,7 @@ fn judge(state: &State) -> (RunVerdict, String) {
     if let Some(why) = state.cancelled.as_ref().filter(|_| acted && untouched > 0) {
         return (RunVerdict::Cancelled, format!("{why}; {} left alone", targets(untouched)));
     }
-    if state.runbook.is_some() {
+    if state.is_diagnosis() {
         let unreachable = state.targets.iter().filter(|target| target.is_unreachable()).count();
         let confirmed = state.targets.iter().filter(|target| is_ill(target)).count();
         let entries = state.plan_entries().count();
@@ -93,5 +93,5 @@ fn targets(number: usize) -> String {
 
 fn is_ill(target: &super::TargetState) -> bool {
     let findings = target.conclusion.iter().flat_map(|conclusion| &conclusion.findings);
-    findings.into_iter().any(|finding| finding.state() == FindingState::Confirmed)
+    findings.into_iter().any(vigie_proto::v1::Finding::is_trouble)
 }

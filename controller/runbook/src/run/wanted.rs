@@ -70,6 +70,9 @@ pub(super) fn grace_ms(state: &State) -> i64 {
 
 /// The probes of the diagnosis, or of a single operation that needs no order.
 pub(super) fn diagnosis(state: &State) -> Vec<Asked> {
+    if let Some(whole) = &state.whole {
+        return whole.asks(state);
+    }
     let targets = state.targets.iter().enumerate();
     match (&state.runbook, &state.spec().kind) {
         (Some(runbook), _) => targets

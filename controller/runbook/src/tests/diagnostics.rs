@@ -277,6 +277,52 @@ fn what_leaves_no_root_cause_or_no_end_is_refused() {
 }
 
 #[test]
+fn what_loses_something_needs_a_reason_beyond_its_finding() {
+    let (step, destroys) = (
+        "compose_restart: { services: [\"{{ params.service }}\"] }",
+        "firewall_allow: { port: 443, protocol: tcp }",
+    );
+    insta::assert_snapshot!(spoilt(step, destroys), @r##"
+    warning: firewall_allow loses something, and this remedy has no `when`
+      --> small.yaml:25:5
+       |
+    25 |   - id: restart
+       |     ^
+      hint: say in `when` what has to be true before anybody is asked to agree to it
+    "##);
+    let reasoned = SMALL.replacen(step, destroys, 1).replacen(
+        "risk: low",
+        "risk: low\n    when: backend.exit_code == 0",
+        1,
+    );
+    assert_eq!(lint(&reasoned, "small.yaml").to_string(), "");
+}
+
+#[test]
+fn findings_of_other_runbooks_are_known_or_said() {
+    insta::assert_snapshot!(spoilt("explains: [silent]", "explains: [silent, backend-502.gateway_eror]"), @r##"
+    error: `backend-502.gateway_eror`: `backend-502` has no finding `gateway_eror`
+      --> small.yaml:18:24
+       |
+    18 |     explains: [silent, backend-502.gateway_eror]
+       |                        ^
+      hint: did you mean `gateway_error`?
+    "##);
+    insta::assert_snapshot!(spoilt("explains: [silent]", "explains: [silent, backend-501.unhealthy]"), @r##"
+    error: `backend-501.unhealthy`: there is no runbook `backend-501`
+      --> small.yaml:18:24
+       |
+    18 |     explains: [silent, backend-501.unhealthy]
+       |                        ^
+      hint: did you mean `backend-502`?
+    "##);
+    let sound = SMALL.replacen("explains: [silent]", "explains: [silent, \"backend-502.*\", mine.own]", 1);
+    let mine = sound.replacen("id: small", "id: mine", 1).replacen("id: silent", "id: own", 1);
+    assert!(lint(&sound, "small.yaml").has_errors());
+    assert_eq!(crate::lint_among(&sound, "small.yaml", &crate::findings_of([mine.as_str()])).to_string(), "");
+}
+
+#[test]
 fn yaml_that_surprises_is_explained() {
     insta::assert_snapshot!(spoilt("when: http.status == 0", "when: !answered(http)"), @r##"
     error: tags are not used in runbooks

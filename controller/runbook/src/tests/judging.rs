@@ -170,7 +170,12 @@ fn every_operation_can_stand_in_a_runbook() {
     for operation in OPERATIONS {
         let arguments = match operation.name {
             "unit_status" | "unit_restart" => "{ unit: nginx.service }",
-            "compose_build_check" => "{ service: backend }",
+            "compose_build_check" | "compose_rollback" | "compose_rollback_preview" => "{ service: backend }",
+            name if name.starts_with("firewall_allow") || name.starts_with("firewall_deny") => {
+                "{ port: 443, protocol: tcp }"
+            }
+            name if name.starts_with("migration_") => "{ file: 0001_init.sql }",
+            "backup_restore" | "backup_restore_preview" => "{ backup: nightly.sql.gz }",
             "compose_restart" => "{ services: [backend] }",
             "job_defer" | "job_resume" => "{ job: backup.timer }",
             "file_tail" => "{ path: /var/log/syslog }",

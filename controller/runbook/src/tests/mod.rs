@@ -3,3 +3,4 @@
 mod backend_502;
 mod diagnostics;
 mod judging;
+mod suite;

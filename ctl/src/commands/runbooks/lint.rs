@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use vigie_proto::text::escape;
-use vigie_runbook::lint;
+use vigie_runbook::{findings_of, lint_among};
 use vigie_transport::credential::read_public;
 
 use crate::{error::Error, exit::Exit, invocation::Invocation, output::look::count};
@@ -12,9 +12,12 @@ use crate::{error::Error, exit::Exit, invocation::Invocation, output::look::coun
 pub(in crate::commands) fn run(invocation: &mut Invocation, files: &[PathBuf]) -> Result<Exit, Error> {
     let mut documents = Vec::new();
     let mut wrong = false;
-    for path in files {
-        let (text, name) = (read_public(path)?, shown(path));
-        let found = lint(&text, &name);
+    let texts: Vec<_> = files.iter().map(|path| read_public(path)).collect::<Result<_, _>>()?;
+    // Runbooks may speak of each other's findings.
+    let others = findings_of(texts.iter().map(|text| text.as_str()));
+    for (path, text) in files.iter().zip(&texts) {
+        let name = shown(path);
+        let found = lint_among(text, &name, &others);
         wrong |= found.has_errors();
         let output = &mut invocation.output;
         if !output.format.is_text() {

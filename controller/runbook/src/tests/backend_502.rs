@@ -15,7 +15,7 @@ const STARTING: &str = r#"{"level": "info", "time": "2025-12-13T04:00:00.000Z", 
 const MISSING: &str = r#"{"level": "fatal", "time": "2025-12-13T04:00:00.100Z", "service": "sylion-backend", "msg": "Error: Missing required environment variable: JWT_SECRET"}"#;
 
 fn bound() -> Bound {
-    let (id, text) = shipped()[0];
+    let (id, text) = shipped().iter().find(|(id, _)| *id == "backend-502").unwrap();
     Runbook::parse(text, id).unwrap_or_else(|found| panic!("{found}")).bind(&[]).unwrap()
 }
 

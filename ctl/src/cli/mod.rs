@@ -435,6 +435,10 @@ pub(crate) struct HostsAdd {
     /// Let signed orders run this program there; may be repeated
     #[arg(long = "allow-exec", value_name = "PROGRAM")]
     pub allow_exec: Vec<String>,
+    /// Let signed orders run this operation, which the standard policy leaves out (`redis_flush`, `backup_restore`, …);
+    /// may be repeated
+    #[arg(long = "allow", value_name = "OPERATION")]
+    pub allow: Vec<String>,
 }
 
 fn pair(text: &str) -> Result<(&str, &str), String> {

@@ -27,7 +27,7 @@ use crate::{
     output::look::duration_ms,
     view,
 };
-use policy::Exec;
+use policy::{Exec, Wanted};
 use ssh::Ssh;
 use steps::{Binary, Machine};
 
@@ -36,11 +36,11 @@ const CONNECTS_WITHIN: Duration = Duration::from_secs(30);
 
 pub(in crate::commands) async fn run(invocation: &mut Invocation, add: HostsAdd) -> Result<Exit, Error> {
     let name = host_name(&add)?;
-    let exec = Exec::of(&add.allow_exec)?;
+    let wanted = Wanted::of(&add.allow_exec, &add.allow)?;
     let binary = Binary::read(&agent_path(add.agent_binary.clone())?)?;
     let client = invocation.connect().await?;
     let ssh = Ssh::new(&add)?;
-    let added = install(invocation, &client, &ssh, &name, add.joining, &binary, exec).await;
+    let added = install(invocation, &client, &ssh, &name, add.joining, &binary, wanted).await;
     ssh.close().await;
     let host = added?;
     let output = &mut invocation.output;
@@ -61,7 +61,7 @@ async fn install(
     name: &str,
     joining: Joining,
     binary: &Binary,
-    exec: Exec,
+    wanted: Wanted,
 ) -> Result<Host, Error> {
     let replace = joining.replace;
     let machine = step(invocation, "looking at the host", steps::look(ssh, binary)).await?;
@@ -97,7 +97,7 @@ async fn install(
             done(invocation, &format!("enrolled as {name}"));
         }
     }
-    standard_policy(invocation, ssh, &machine, exec).await?;
+    standard_policy(invocation, ssh, &machine, wanted).await?;
 
     step(invocation, "starting the agent", steps::start(ssh)).await?;
     let begun = now_ms();
@@ -135,27 +135,36 @@ fn done(invocation: &mut Invocation, what: &str) {
     invocation.output.say(format!("{mark} {}", escape(what, false)));
 }
 
-/// Writes the standard policy where there is none, with what the person lets orders execute.
+/// Writes the standard policy where there is none, with what the person asks for beside it.
 async fn standard_policy(
     invocation: &mut Invocation,
     ssh: &Ssh,
     machine: &Machine,
-    exec: Exec,
+    wanted: Wanted,
 ) -> Result<(), Error> {
     if machine.has_policy {
         done(invocation, &format!("{} was there and stays", steps::POLICY));
         return Ok(());
     }
-    let exec = match exec {
-        // --yes agrees to the installation, not to free-form programs: that has a flag of its own.
-        Exec::Nothing if invocation.asks() && !invocation.yes => {
-            let question = "May orders that you sign run any program on this host (vigiectl exec)?";
-            if invocation.agrees(question, None).await? { Exec::Anything } else { Exec::Nothing }
+    let Wanted { mut exec, mut operations } = wanted;
+    // --yes agrees to the installation, not to these: they have flags of their own.
+    if invocation.asks() && !invocation.yes {
+        let rare: Vec<_> = policy::rare().map(|operation| operation.name).collect();
+        let question = format!(
+            "May orders that you sign also do what can lose data or costs ({}) on this host?",
+            rare.join(", ")
+        );
+        if operations.is_empty() && !rare.is_empty() && invocation.agrees(&question, None).await? {
+            operations = rare;
         }
-        exec => exec,
-    };
-    step(invocation, "writing the standard policy", steps::write_policy(ssh, &exec)).await?;
-    done(invocation, &format!("standard policy in {}: {}", steps::POLICY, exec.words()));
+        let question = "May orders that you sign run any program on this host (vigiectl exec)?";
+        if exec == Exec::Nothing && invocation.agrees(question, None).await? {
+            exec = Exec::Anything;
+        }
+    }
+    let wanted = Wanted { exec, operations };
+    step(invocation, "writing the standard policy", steps::write_policy(ssh, &wanted)).await?;
+    done(invocation, &format!("standard policy in {}: {}", steps::POLICY, wanted.words()));
     Ok(())
 }
 

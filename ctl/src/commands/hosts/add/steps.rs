@@ -6,7 +6,7 @@ use vigie_proto::{text::escape, token::Token};
 use zeroize::Zeroizing;
 
 use super::{
-    policy::Exec,
+    policy::Wanted,
     ssh::{Answer, Ssh},
 };
 use crate::error::Error;
@@ -161,8 +161,8 @@ pub(super) async fn enroll(ssh: &Ssh, token: &Token, replace: bool) -> Result<()
 }
 
 /// Writes the policy that the agent itself composes from the stacks it finds.
-pub(super) async fn write_policy(ssh: &Ssh, exec: &Exec) -> Result<(), Error> {
-    let (lookups, arguments) = exec.script();
+pub(super) async fn write_policy(ssh: &Ssh, wanted: &Wanted) -> Result<(), Error> {
+    let (lookups, arguments) = wanted.script();
     let script = format!(
         r#"
 set -e

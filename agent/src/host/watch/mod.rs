@@ -16,7 +16,7 @@ use tokio::{
 };
 use vigie_proto::{
     operation::Operation,
-    v1::{HostState, Outcome, OutcomeStatus, OutputSource, Request, Symptoms, Watch},
+    v1::{HostState, Outcome, OutcomeStatus, OutputSource, Request, Symptoms, Watch, request},
 };
 use vigie_runbook::{Bound, Evidence, ProbeSpec, Runbook, Scope, Showing, Subject};
 
@@ -34,6 +34,9 @@ const LEAST: Duration = Duration::from_secs(5);
 
 /// How long after its deadline a probe may take to end by itself.
 const GRACE: Duration = Duration::from_secs(4);
+
+/// Of logs, what is older than this is no symptom of now, however far back a diagnosis looks.
+const RECENT_S: u32 = 120;
 
 /// Runbooks beyond this number are not watched.
 const RUNBOOKS: usize = 64;
@@ -167,7 +170,7 @@ async fn look(
     }
     let specs: Vec<_> = targets
         .into_iter()
-        .map(|(place, stack)| (readers.bound[place].watched(&stack), place, stack))
+        .map(|(place, stack)| (watched(&readers.bound[place], &stack), place, stack))
         .collect();
     let distinct: BTreeMap<Vec<u8>, ProbeSpec> = specs
         .iter()
@@ -195,6 +198,19 @@ async fn look(
         specs.into_iter().map(judge).collect()
     });
     judged.await.unwrap_or_default()
+}
+
+/// What a runbook's symptoms rest on, of now.
+fn watched(bound: &Bound, stack: &str) -> Vec<ProbeSpec> {
+    let mut probes = bound.watched(stack);
+    for probe in &mut probes {
+        if let Some(request::Operation::ContainerLogs(logs)) = &mut probe.request.operation
+            && (logs.since_s == 0 || logs.since_s > RECENT_S)
+        {
+            logs.since_s = RECENT_S;
+        }
+    }
+    probes
 }
 
 /// Only what a controller may ask without an order is watched.

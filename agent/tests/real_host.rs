@@ -101,6 +101,7 @@ impl World {
             deadline: Instant::now() + limit,
             output: self.watched.clone(),
             ordered: true,
+            order: None,
             prepared,
         };
         let (name, begun) = (ask.name(), Instant::now());

@@ -158,7 +158,8 @@ impl Error {
             Self::Distrust(distrust) => distrust.hint().to_owned(),
             Self::Unattended { run } => {
                 format!(
-                    "`vigiectl runs resume {run}` on a terminal shows it and asks; --yes agrees beforehand"
+                    "`vigiectl runs resume {run}` on a terminal shows it and asks; --yes agrees beforehand, \
+                     and --yes-destroy to what loses something"
                 )
             }
             Self::Report(_) => {

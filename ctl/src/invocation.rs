@@ -69,6 +69,8 @@ pub(crate) struct Invocation {
     pub(crate) home: Home,
     pub(crate) context: Option<String>,
     pub(crate) yes: bool,
+    /// Agreed beforehand to what loses something.
+    pub(crate) yes_destroy: bool,
     pub(crate) user: String,
     pub(crate) interrupt: Interrupt,
     stdin: Box<dyn AsyncBufRead + Send + Unpin>,
@@ -84,7 +86,8 @@ impl Invocation {
             output,
             home: surroundings.home,
             context: global.context.clone(),
-            yes: global.yes,
+            yes: global.yes || global.yes_destroy,
+            yes_destroy: global.yes_destroy,
             user: surroundings.user,
             interrupt: surroundings.interrupt,
             stdin: surroundings.stdin,
@@ -107,7 +110,21 @@ impl Invocation {
     /// # Errors
     /// When the person interrupts instead of answering; `run` is the run that the question is about.
     pub(crate) async fn agrees(&mut self, question: &str, run: Option<&str>) -> Result<bool, Error> {
-        self.output.ask(&format!("{question} [y/N]"));
+        let answer = self.answer(&format!("{question} [y/N]"), run).await?;
+        Ok(matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes"))
+    }
+
+    /// Asks for a word, so that nobody agrees by habit.
+    ///
+    /// # Errors
+    /// As [`agrees`](Self::agrees).
+    pub(crate) async fn types(&mut self, word: &str, run: Option<&str>) -> Result<bool, Error> {
+        let question = format!("This cannot be undone. Type {word} to go on:");
+        Ok(self.answer(&question, run).await? == word)
+    }
+
+    async fn answer(&mut self, question: &str, run: Option<&str>) -> Result<String, Error> {
+        self.output.ask(question);
         let mut answer = String::new();
         tokio::select! {
             read = self.stdin.read_line(&mut answer) => {
@@ -115,7 +132,7 @@ impl Invocation {
             }
             () = self.interrupt.wait() => return Err(Error::Interrupted { run: run.map(str::to_owned) }),
         }
-        Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+        Ok(answer.trim().to_owned())
     }
 
     /// Everything on stdin, up to a bound.

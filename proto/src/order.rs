@@ -10,7 +10,9 @@ mod verify;
 
 pub use merkle::{leaf_hash, path, root};
 pub use sign::{Domain, SigningKey, VerifyingKey, key_id};
-pub use verify::{CLOCK_ALLOWANCE_MS, MAX_WINDOW_MS, Refusal, TrustError, TrustedKeys, Verified, verify};
+pub use verify::{
+    CLOCK_ALLOWANCE_MS, Challenge, MAX_WINDOW_MS, Refusal, TrustError, TrustedKeys, Verified, verify,
+};
 
 use prost::Message;
 use sha2::{Digest as _, Sha256};

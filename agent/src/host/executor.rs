@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::time::Instant;
-use vigie_proto::v1::{Failure, Outcome, request};
+use vigie_proto::{
+    id::TaskId,
+    v1::{Failure, Outcome, request, result},
+};
 
 use super::{
     Host,
@@ -22,6 +25,14 @@ pub struct Permitted {
     pub exclusive: Option<String>,
 }
 
+/// The order that a request runs by.
+#[derive(Debug, Clone)]
+pub struct Ordered {
+    pub order: TaskId,
+    /// For what loses something: what its preview found, which is what was signed for.
+    pub prepared: Option<result::Operation>,
+}
+
 /// Decides and runs. A trait, so that tests and simulations need no real host.
 #[async_trait]
 pub trait Executor: Send + Sync + 'static {
@@ -37,7 +48,7 @@ pub trait Executor: Send + Sync + 'static {
         operation: &request::Operation,
         deadline: Instant,
         output: Arc<dyn OutputSink>,
-        ordered: bool,
+        ordered: Option<Ordered>,
     ) -> Outcome;
 
     /// What must not leave the host.
@@ -77,9 +88,16 @@ impl Executor for Arc<Host> {
         operation: &request::Operation,
         deadline: Instant,
         output: Arc<dyn OutputSink>,
-        ordered: bool,
+        ordered: Option<Ordered>,
     ) -> Outcome {
-        let context = Context { host: Arc::clone(self), deadline, output, ordered, prepared: None };
+        let context = Context {
+            host: Arc::clone(self),
+            deadline,
+            output,
+            ordered: ordered.is_some(),
+            order: ordered.as_ref().map(|ordered| ordered.order),
+            prepared: ordered.and_then(|ordered| ordered.prepared),
+        };
         match operations::run(operation.clone(), &context).await {
             Ok(result) => Outcome::succeeded(result),
             Err(fault) => fault.into(),

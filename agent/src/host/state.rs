@@ -96,7 +96,7 @@ async fn ask_load(host: &Arc<Host>) -> Option<HostLoadResult> {
 
 async fn ask(host: &Arc<Host>, operation: request::Operation) -> Option<result::Operation> {
     let deadline = Instant::now() + Duration::from_secs(5);
-    let outcome = timeout(PATIENCE, host.run(&operation, deadline, Arc::new(Silent), false)).await.ok()?;
+    let outcome = timeout(PATIENCE, host.run(&operation, deadline, Arc::new(Silent), None)).await.ok()?;
     if let Some(failure) = &outcome.failure {
         tracing::debug!(
             operation = operation.name(),

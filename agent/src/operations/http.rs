@@ -204,6 +204,7 @@ mod tests {
                 deadline: Instant::now() + LONG,
                 output: Arc::new(Silent),
                 ordered,
+                order: None,
                 prepared: None,
             },
             folder,

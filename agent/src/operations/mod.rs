@@ -25,7 +25,10 @@ mod units;
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use vigie_proto::v1::{Failure, Outcome, OutcomeStatus, request, result};
+use vigie_proto::{
+    id::TaskId,
+    v1::{Failure, Outcome, OutcomeStatus, request, result},
+};
 
 use crate::host::child::OutputSink;
 
@@ -40,6 +43,8 @@ pub struct Context {
     /// True when an operator signed for this request: targets that neither a stack nor the policy names are then
     /// allowed.
     pub ordered: bool,
+    /// The order's id, for the witness that an operation leaves; `None` for a probe.
+    pub order: Option<TaskId>,
     /// For an operation that loses something: what its preview found when the order was prepared, which is what the
     /// operator signed for. The operation acts on nothing else.
     pub prepared: Option<result::Operation>,

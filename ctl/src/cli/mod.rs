@@ -57,6 +57,9 @@ pub(crate) struct Global {
     /// Agree beforehand: do not ask
     #[arg(short, long, global = true, help_heading = "Global options")]
     pub yes: bool,
+    /// Agree beforehand to lose what a plan shows, too: --yes alone does not
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub yes_destroy: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,11 +3,12 @@
 //! The controller assembles plans, and is not believed: it could be somebody else's by now. Everything that this
 //! machine knows by itself (what was asked, which hosts were named, who signs) is held against the bytes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use prost::Message as _;
 use vigie_proto::{
     descriptors,
-    operation::{self, FieldError, Operation},
+    operation::{self, Authority, FieldError, Operation},
     order::{Batch, BatchError, Domain, MAX_WINDOW_MS, SigningKey, digest},
     selector::Selector,
     text::escape,
@@ -48,6 +49,8 @@ pub enum Distrust {
     SignedAlready(String),
     #[error("it would run `{0}`, which is not what was asked for")]
     OtherOperation(String),
+    #[error("it would lose something on {0} that it does not show")]
+    Unprepared(String),
     #[error("it is about another request than the one that was sent")]
     OtherRequest,
     #[error("the runbook that it carries out is not the one that was shown")]
@@ -127,6 +130,8 @@ impl Plan {
                     leaves.get(*index as usize).filter(|_| shown.insert(*index)).ok_or(Distrust::Hidden)?;
                 task(leaf, target, spec)?;
             }
+            prepared(entry, &leaves)
+                .ok_or_else(|| Distrust::Unprepared(escape(&target.host_name, false).into_owned()))?;
             if let Some(bound) = bound.as_ref().filter(|_| entry.refused.is_none()) {
                 remedy(bound, entry, &leaves, target)?;
             }
@@ -141,6 +146,24 @@ impl Plan {
     pub(crate) fn hosts<'a>(&'a self, view: &'a RunView) -> impl Iterator<Item = &'a Target> {
         let planned = view.plan.iter().flat_map(|planned| &planned.entries);
         planned.filter_map(|entry| view.target(entry.target))
+    }
+
+    /// Whether it loses something.
+    pub(crate) fn loses(&self) -> bool {
+        self.leaves.iter().any(loses)
+    }
+
+    /// Whether each of its orders loses something, so that none may start once its challenge is over.
+    pub(crate) fn loses_by_all(&self) -> bool {
+        self.leaves.iter().all(loses)
+    }
+
+    /// The hosts and stacks that it is about, as the ledger keeps them.
+    pub(crate) fn places(&self, view: &RunView) -> Vec<String> {
+        let planned = view.plan.iter().flat_map(|planned| &planned.entries);
+        let planned = planned.filter(|entry| entry.refused.is_none());
+        let targets = planned.filter_map(|entry| view.target(entry.target));
+        targets.map(|target| format!("{}/{}", target.host, target.stack)).collect()
     }
 
     /// Signs the plan.
@@ -193,6 +216,33 @@ fn remedy(bound: &Bound, entry: &PlanEntry, leaves: &[Leaf], target: &Target) ->
     }
     let lines = planned.iter().filter_map(|leaf| crate::view::request::line(leaf.operation.as_ref()?));
     Err(Distrust::OtherOperation(lines.collect::<Vec<_>>().join("; ")))
+}
+
+fn loses(leaf: &Leaf) -> bool {
+    let operation = leaf.operation.as_ref().and_then(|request| Operation::of(request).ok());
+    operation.is_some_and(|operation| operation.authority == Authority::OrderChallenge)
+}
+
+/// What an entry would lose is shown, and is what its orders carry: once for each, and for nothing else.
+fn prepared(entry: &PlanEntry, leaves: &[Leaf]) -> Option<()> {
+    let mut shown: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+    for prepared in &entry.prepared {
+        let found = digest(&prepared.result.as_ref()?.encode_to_vec()).to_vec();
+        if shown.insert(prepared.leaf, found).is_some() {
+            return None;
+        }
+    }
+    for index in &entry.leaves {
+        let leaf = leaves.get(*index as usize)?;
+        let whole = match shown.remove(index) {
+            Some(found) => loses(leaf) && leaf.challenge.len() == 32 && leaf.prepared == found,
+            None => !loses(leaf) && leaf.challenge.is_empty() && leaf.prepared.is_empty(),
+        };
+        if !whole {
+            return None;
+        }
+    }
+    shown.is_empty().then_some(())
 }
 
 /// The steps between the actions, and the conditions, are the runbook's. Only the words of those that wait are the
@@ -264,7 +314,6 @@ fn fulfils(asked: &Request, task: &Request, stack: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use prost::Message as _;
     use vigie_proto::{
         order::{VerifyingKey, digest},
         v1::{

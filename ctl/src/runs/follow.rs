@@ -10,7 +10,7 @@ use vigie_proto::{
     text::escape,
     v1::{
         AcknowledgeRunRequest, CancelRunRequest, OutputChunk, ProbePurpose, RunMode, RunSpec, SignRunRequest,
-        WatchRunRequest, watch_run_response::Item,
+        Target, WatchRunRequest, watch_run_response::Item,
     },
 };
 
@@ -40,6 +40,12 @@ const PAUSES: [Duration; 5] = [
 
 /// A controller that restarts is back by then.
 const ATTEMPTS: usize = 30;
+
+/// How long agents honour what they prepared, at most.
+const CHALLENGE_MS: i64 = 300_000;
+
+/// What was looked at longer ago is looked at anew: the signature has to arrive while agents still honour it.
+const LONGEST_LOOK_MS: i64 = 290_000;
 
 /// What is kept of a line of output that does not end, in bytes.
 const LONGEST_LINE: usize = 8 * 1024;
@@ -263,15 +269,14 @@ impl<'a> Follower<'a> {
             return Ok(());
         }
         // One plan at a time: a second one that is asked for while the first may still start would do it all twice.
-        let signed_until = signer.ledger.signed_until(signer.run);
-        if let Some(until) =
-            signed_until.filter(|until| crate::now_ms() <= until.saturating_add(CLOCK_ALLOWANCE_MS))
-        {
+        let signed_until = signer.ledger.signed_until(signer.run, &plan.places(&self.view));
+        if let Some(until) = signed_until.filter(|until| crate::now_ms() <= *until) {
             return Err(Distrust::SignedAlready(moment(until)).into());
         }
         Pins::of(&signer.state)?.check(plan.hosts(&self.view))?;
-        let written_out = signed_until.is_none() && was_written_out(signer.asked.as_ref());
-        if !self.asked_about.is_empty() {
+        let written_out = !signer.ledger.was_signed(signer.run) && was_written_out(signer.asked.as_ref());
+        let replaced = !self.view.signed_before() && !self.asked_about.is_empty();
+        if replaced {
             self.invocation.output.say("The plan's time to start has passed; this is the new one.");
         }
         self.asked_about = plan.bytes().to_vec();
@@ -295,20 +300,39 @@ impl<'a> Follower<'a> {
             &plan.leaves,
             &look,
         ));
-        if self.invocation.yes {
+        let beforehand = match plan.loses() {
+            true => self.invocation.yes_destroy,
+            false => self.invocation.yes,
+        };
+        if beforehand {
             return Ok(true);
         }
         if !self.invocation.asks() {
             return Err(Error::Unattended { run: self.view.run.clone() });
         }
         let run = self.view.run.clone();
+        if plan.loses() {
+            let word = name_of(plan.hosts(&self.view));
+            return self.invocation.types(&word, Some(&run)).await;
+        }
         self.invocation.agrees("Proceed?", Some(&run)).await
     }
 
     async fn sign(&mut self, plan: &Plan) -> Result<(), Error> {
         let Some(signer) = &self.signer else { return Ok(()) };
+        let now_ms = crate::now_ms();
+        let prepared_at = self.view.prepared_at_ms().filter(|_| plan.loses());
+        if prepared_at.is_some_and(|at| now_ms - at > LONGEST_LOOK_MS) {
+            self.invocation.output.say("What was shown is too old by now: it is looked at anew.");
+            return self.ask_anew(plan).await;
+        }
+        // An agent forgets what it was asked to prepare five minutes after; what loses nothing has its window.
+        let until_ms = match plan.loses_by_all() {
+            true => now_ms + CHALLENGE_MS,
+            false => plan.manifest.not_after_ms.saturating_add(CLOCK_ALLOWANCE_MS),
+        };
         // Before anything is sent: whoever comes after a crash has to know.
-        signer.ledger.sign(signer.run, plan.manifest.not_after_ms)?;
+        signer.ledger.sign(signer.run, until_ms, &plan.places(&self.view))?;
         Pins::of(&signer.state)?.remember(plan.hosts(&self.view))?;
         let signature = plan.sign(&signer.key);
         let request = SignRunRequest {
@@ -328,6 +352,16 @@ impl<'a> Follower<'a> {
             // The signature may have arrived: the run's events tell.
             Err(status) if may_pass(&status) => Ok(()),
             Err(status) => Err(Error::rpc("signing the plan")(status)),
+        }
+    }
+
+    /// Asks for the plan to be made anew, with no signature.
+    async fn ask_anew(&mut self, plan: &Plan) -> Result<(), Error> {
+        let (run, manifest) = (self.view.run.clone(), plan.bytes().to_vec());
+        let request = SignRunRequest { run, manifest, signatures: Vec::new() };
+        match self.client.runs().sign_run(request).await {
+            Ok(_) => Ok(()),
+            Err(status) => Err(Error::rpc("asking for the plan anew")(status)),
         }
     }
 
@@ -382,6 +416,22 @@ impl<'a> Follower<'a> {
             Err(status) if status.code() == Code::FailedPrecondition => Ok(()),
             Err(status) => Err(Error::rpc("declining the plan")(status)),
         }
+    }
+}
+
+/// What is typed to lose something: the stack where it is one, the host where it is one.
+fn name_of<'a>(targets: impl Iterator<Item = &'a Target>) -> String {
+    let targets: Vec<_> = targets.collect();
+    let (mut stacks, mut hosts): (Vec<_>, Vec<_>) =
+        targets.iter().map(|target| (target.stack.as_str(), target.host_name.as_str())).unzip();
+    stacks.sort_unstable();
+    stacks.dedup();
+    hosts.sort_unstable();
+    hosts.dedup();
+    match (&stacks[..], &hosts[..]) {
+        ([stack], _) if !stack.is_empty() => (*stack).to_owned(),
+        (_, [host]) => (*host).to_owned(),
+        _ => "destroy".to_owned(),
     }
 }
 

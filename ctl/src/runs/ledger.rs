@@ -56,15 +56,38 @@ impl Ledger {
         SubmitRunRequest::decode(bytes.as_slice()).ok()?.spec
     }
 
-    /// Writes down, before it is sent, that a plan of this run is signed whose orders may start until then.
-    pub(crate) fn sign(&self, run: RunId, not_after_ms: i64) -> Result<(), Error> {
+    /// Writes down, before it is sent, that a plan of this run is signed whose orders for these places may start until
+    /// then.
+    pub(crate) fn sign(&self, run: RunId, until_ms: i64, places: &[String]) -> Result<(), Error> {
         make(&self.folder)?;
-        Ok(write_private(&self.signature(run), not_after_ms.to_string().as_bytes())?)
+        let kept = self
+            .signed(run)
+            .into_iter()
+            .filter(|(place, until)| *until >= now_ms() && !places.contains(place));
+        let signed = kept.chain(places.iter().map(|place| (place.clone(), until_ms)));
+        let lines: String = signed.map(|(place, until)| format!("{until} {place}\n")).collect();
+        Ok(write_private(&self.signature(run), lines.as_bytes())?)
     }
 
-    /// Until when the orders of a plan of this run may start that was signed here.
-    pub(crate) fn signed_until(&self, run: RunId) -> Option<i64> {
-        fs::read_to_string(self.signature(run)).ok()?.parse().ok()
+    /// Until when orders of plans of this run may start that were signed here, by their places.
+    fn signed(&self, run: RunId) -> Vec<(String, i64)> {
+        let text = fs::read_to_string(self.signature(run)).unwrap_or_default();
+        let line = |line: &str| {
+            let (until, place) = line.split_once(' ')?;
+            Some((place.to_owned(), until.parse().ok()?))
+        };
+        text.lines().filter_map(line).collect()
+    }
+
+    /// Until when an order for one of these places may start that was signed here already.
+    pub(crate) fn signed_until(&self, run: RunId, places: &[String]) -> Option<i64> {
+        let signed = self.signed(run).into_iter().filter(|(place, _)| places.contains(place));
+        signed.map(|(_, until)| until).max()
+    }
+
+    /// Whether a plan of this run was signed here.
+    pub(crate) fn was_signed(&self, run: RunId) -> bool {
+        self.signature(run).exists()
     }
 
     /// The runs that were opened here.
@@ -98,6 +121,12 @@ mod tests {
         }
         assert_eq!(ledger.read(run), Some(spec));
         assert_eq!((ledger.known(), ledger.read(old)), (vec![run], None));
+        let (one, two) = (["a/".to_owned()], ["b/".to_owned()]);
+        let later = now_ms() + 60_000;
+        ledger.sign(run, later, &one).unwrap();
+        assert_eq!((ledger.signed_until(run, &one), ledger.signed_until(run, &two)), (Some(later), None));
+        ledger.sign(run, later + 1, &two).unwrap();
+        assert_eq!(ledger.signed_until(run, &one), Some(later));
         ledger.forget(run).unwrap();
         assert_eq!((ledger.known(), ledger.read(run)), (Vec::new(), None));
     }

@@ -7,7 +7,7 @@ use vigie_proto::{
     operation::{Effect, Operation},
     order::digest,
     text::escape,
-    v1::{Leaf, Manifest, Outcome, Planned, Request, run_event::Event},
+    v1::{self, Leaf, Manifest, Outcome, Planned, Request, run_event::Event},
 };
 
 use super::{
@@ -24,6 +24,9 @@ use crate::output::{
 /// How much of a failed step's output stands beside it; `runs show -o json` has all.
 const LAST_LINES: usize = 12;
 
+/// How much of what would be lost stands in a plan; its totals come first.
+const LOSS_LINES: usize = 200;
+
 /// The plan, target groups with the same steps together.
 pub(crate) fn text(
     view: &RunView,
@@ -32,19 +35,21 @@ pub(crate) fn text(
     leaves: &[Leaf],
     look: &Look,
 ) -> String {
-    type Key = (String, String, Vec<steps::Planned>, Vec<String>, Option<Outcome>);
+    type Key = (String, String, Vec<steps::Planned>, Vec<String>, Vec<v1::Result>, Option<Outcome>);
     let mut groups: Vec<(Key, Vec<u32>)> = Vec::new();
     for entry in &planned.entries {
         let steps = steps::planned(entry, leaves);
         let preview = entry.preview.clone();
-        let key = (entry.remedy.clone(), entry.title.clone(), steps, preview, entry.refused.clone());
+        let prepared = entry.prepared.iter().filter_map(|prepared| prepared.result.clone()).collect();
+        let (remedy, title) = (entry.remedy.clone(), entry.title.clone());
+        let key = (remedy, title, steps, preview, prepared, entry.refused.clone());
         match groups.iter_mut().find(|(other, _)| *other == key) {
             Some((_, targets)) => targets.push(entry.target),
             None => groups.push((key, vec![entry.target])),
         }
     }
     let mut text = String::new();
-    for ((remedy, title, steps, preview, refused), targets) in groups {
+    for ((remedy, title, steps, preview, prepared, refused), targets) in groups {
         let what = match (remedy.as_str(), title.as_str()) {
             ("", title) => escape(title, false).into_owned(),
             (remedy, "") => escape(remedy, false).into_owned(),
@@ -58,6 +63,20 @@ pub(crate) fn text(
         }
         for (number, step) in steps.iter().enumerate() {
             text.push_str(&step.text(number + 1, look));
+        }
+        for result in prepared {
+            text.push_str(&format!("     {}\n", look.red("acts on exactly this, as far as it still holds:")));
+            let lines = document::result(&result, look);
+            for line in &lines[..lines.len().min(LOSS_LINES)] {
+                text.push_str(&format!("       {line}\n"));
+            }
+            if lines.len() > LOSS_LINES {
+                let more = count(lines.len() - LOSS_LINES, "more line");
+                text.push_str(&format!(
+                    "       {}\n",
+                    look.dim(&format!("{more}; `runs show -o json` has all"))
+                ));
+            }
         }
         for line in preview {
             text.push_str(&format!("     {} {}\n", look.dim("→"), escape(&line, false)));

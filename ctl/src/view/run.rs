@@ -231,6 +231,23 @@ impl RunView {
         }
     }
 
+    /// When what the latest plan would lose was first asked for, by the controller's clock.
+    pub(crate) fn prepared_at_ms(&self) -> Option<i64> {
+        let planned: BTreeSet<u32> =
+            self.plan.iter().flat_map(|plan| &plan.entries).map(|entry| entry.target).collect();
+        // A target is prepared anew when the plan before lapsed: its last one counts.
+        let prepared = self.observations.iter().filter(|seen| seen.purpose() == ProbePurpose::Preparation);
+        let prepared = prepared.filter(|seen| planned.contains(&seen.target));
+        let last: BTreeMap<(u32, &str), i64> =
+            prepared.map(|seen| ((seen.target, seen.probe.as_str()), seen.asked_at_ms)).collect();
+        last.into_values().min()
+    }
+
+    /// Whether a plan before the latest was signed.
+    pub(crate) fn signed_before(&self) -> bool {
+        self.earlier > 0
+    }
+
     /// The tasks of the latest plan.
     pub(crate) fn present_tasks(&self) -> &[TaskView] {
         self.tasks.get(self.earlier..).unwrap_or_default()

@@ -5,7 +5,7 @@ use prost::Message as _;
 use super::{Digest, Domain, VerifyingKey, digest, exact, key_id, leaf_hash, merkle::root_by_path};
 use crate::{
     id::{HostId, IdError, RunId, TaskId},
-    operation::{self, FieldError, Operation},
+    operation::{self, Authority, FieldError, Operation},
     v1::{Execute, Leaf, Manifest, Request, SignedTrustList, TrustList},
 };
 
@@ -93,6 +93,16 @@ pub struct Verified {
     not_after_ms: i64,
     epoch: u64,
     digest: Digest,
+    challenge: Option<Challenge>,
+}
+
+/// What an order for an operation that loses something carries. The agent that gave it out knows whether it is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Challenge {
+    /// The random bytes with which the agent answered when the order was prepared.
+    pub bytes: [u8; 32],
+    /// SHA-256 of the encoded Result that its preview found then.
+    pub prepared: Digest,
 }
 
 impl Verified {
@@ -143,6 +153,11 @@ impl Verified {
     pub fn digest(&self) -> &Digest {
         &self.digest
     }
+
+    /// What it carries; there for exactly the operations that lose something.
+    pub fn challenge(&self) -> Option<&Challenge> {
+        self.challenge.as_ref()
+    }
 }
 
 /// Why an agent does not believe an order.
@@ -170,6 +185,8 @@ pub enum Refusal {
     TooEarly { not_before_ms: i64, now_ms: i64 },
     #[error("the order had to start by {not_after_ms} and it is {now_ms} (Unix ms)")]
     Expired { not_after_ms: i64, now_ms: i64 },
+    #[error("the operation loses something, and the order carries no challenge of this host")]
+    ChallengeRequired,
     #[error("an id in the order is none: {0}")]
     Id(IdError),
     #[error("the order asks for something that is not valid: {0}")]
@@ -191,6 +208,7 @@ impl Refusal {
             Self::WrongIncarnation { .. } => "wrong_incarnation",
             Self::TooEarly { .. } => "clock_skew",
             Self::Expired { .. } => "expired",
+            Self::ChallengeRequired => "challenge_required",
             Self::Id(_) => "order_malformed",
             Self::Operation(_) => "invalid_request",
         }
@@ -247,16 +265,26 @@ pub fn verify(
     }
     let request = leaf.operation.ok_or(Refusal::Operation(FieldError::Unknown))?;
     operation::check(&request).map_err(Refusal::Operation)?;
+    let operation = Operation::of(&request).map_err(Refusal::Operation)?;
+    let challenge = match (operation.authority, leaf.challenge.as_slice(), leaf.prepared.as_slice()) {
+        (Authority::OrderChallenge, challenge, prepared) => Some(Challenge {
+            bytes: challenge.try_into().map_err(|_| Refusal::ChallengeRequired)?,
+            prepared: prepared.try_into().map_err(|_| Refusal::ChallengeRequired)?,
+        }),
+        (_, [], []) => None,
+        _ => return Err(Refusal::Malformed("challenge")),
+    };
     Ok(Verified {
         order: leaf.order.parse().map_err(Refusal::Id)?,
         run: manifest.run.parse().map_err(Refusal::Id)?,
         person: manifest.person,
-        operation: Operation::of(&request).map_err(Refusal::Operation)?,
+        operation,
         request,
         timeout_ms: leaf.timeout_ms,
         not_after_ms,
         epoch: execute.epoch,
         digest: digest(&execute.leaf),
+        challenge,
     })
 }
 
@@ -282,7 +310,7 @@ mod tests {
     use crate::{
         id::BatchId,
         order::{Batch, SigningKey},
-        v1::{ComposeRestartRequest, TrustedOperator, request},
+        v1::{ComposeRestartRequest, PostgresTerminateRequest, TrustedOperator, request},
     };
 
     const NOW: i64 = 1_800_000_000_000;
@@ -433,6 +461,20 @@ mod tests {
         let batch = Batch::assemble(manifest, &[fixture.leaf()]);
         let endless = batch.execute(0, &[fixture.key.sign(Domain::Manifest, batch.manifest())], 1).unwrap();
         assert_eq!(fixture.verify(&endless).unwrap_err(), Refusal::Malformed("window"));
+
+        let stray = Leaf { challenge: vec![1; 32], prepared: vec![2; 32], ..fixture.leaf() };
+        assert_eq!(fixture.verify(&fixture.signed(&[stray])).unwrap_err(), Refusal::Malformed("challenge"));
+        let loses = Request {
+            operation: Some(request::Operation::PostgresTerminate(PostgresTerminateRequest::default())),
+        };
+        let bare = Leaf { operation: Some(loses.clone()), ..fixture.leaf() };
+        let short = Leaf { challenge: vec![1; 31], prepared: vec![2; 32], ..bare.clone() };
+        for leaf in [bare.clone(), short] {
+            assert_eq!(fixture.verify(&fixture.signed(&[leaf])).unwrap_err(), Refusal::ChallengeRequired);
+        }
+        let whole = Leaf { challenge: vec![1; 32], prepared: vec![2; 32], ..bare };
+        let challenge = Challenge { bytes: [1; 32], prepared: [2; 32] };
+        assert_eq!(fixture.verify(&fixture.signed(&[whole])).unwrap().challenge(), Some(&challenge));
 
         let invalid = Leaf { operation: Some(Request { operation: None }), ..fixture.leaf() };
         assert_eq!(fixture.verify(&fixture.signed(&[invalid])).unwrap_err().code(), "invalid_request");

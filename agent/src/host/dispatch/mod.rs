@@ -4,6 +4,7 @@
 //! network half; whatever takes time runs in a task of its own and comes back as an event. Probes are bounded in number
 //! and in time. Orders are believed, looked up in the journal, and carried out by [`order`].
 
+mod challenges;
 mod live;
 mod order;
 mod probe;
@@ -22,13 +23,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use vigie_proto::{
-    id::TaskId,
+    id::{RunId, TaskId},
     order::{CLOCK_ALLOWANCE_MS, Refusal},
     v1::{
         Acknowledge, Execute, Failure, Finished, Hello, HostState, Leaf, Manifest, Outcome, OutcomeStatus,
-        Probe, ProbeResult, Started, ToAgent, from_agent, to_agent,
+        Prepare, PreparedOrder, Probe, ProbeResult, Request, Started, ToAgent, from_agent, to_agent,
     },
 };
+
+use challenges::{Challenges, VALID};
 
 use super::{
     clock::Clock,
@@ -84,6 +87,7 @@ struct Shared {
 /// What became of a task.
 enum Event {
     Probed(ProbeResult),
+    Previewed { task: String, run: RunId, request: Request, outcome: Outcome },
     Started { order: TaskId, at_ms: i64 },
     Finished { order: TaskId, outcome: Outcome, kept: Kept },
 }
@@ -127,6 +131,7 @@ pub struct Dispatch {
     /// Small things for the journal that nobody waits for.
     noting: JoinSet<()>,
     denials: Denials,
+    challenges: Challenges,
 }
 
 impl Dispatch {
@@ -157,6 +162,7 @@ impl Dispatch {
             ordered: JoinSet::new(),
             noting: JoinSet::new(),
             denials: Denials::default(),
+            challenges: Challenges::default(),
         }
     }
 
@@ -248,6 +254,7 @@ impl Dispatch {
             Inbox::Disconnected => self.connected = false,
             Inbox::Message(ToAgent { message: Some(message) }) => match message {
                 to_agent::Message::Probe(probe) if !stopping => self.probe(probe).await,
+                to_agent::Message::Prepare(prepare) if !stopping => self.prepare(prepare).await,
                 to_agent::Message::Execute(execute) if !stopping => self.execute(&execute).await,
                 to_agent::Message::Acknowledge(acknowledge) => self.acknowledge(&acknowledge),
                 to_agent::Message::Watch(watch) => {
@@ -328,6 +335,32 @@ impl Dispatch {
         }
     }
 
+    /// Looks at what an order would lose. Whether it may run here at all is asked first, so that nobody is shown what
+    /// they cannot do.
+    async fn prepare(&mut self, prepare: Prepare) {
+        let task = prepare.task.clone();
+        let refusal = match probe::check_prepare(prepare) {
+            Ok(_) if self.probing.len() >= PROBES + WAITING_PROBES => {
+                let failure =
+                    Failure::new("busy", "too many probes wait on this host").hint("try again in a while");
+                Outcome::ended(OutcomeStatus::Failed, failure)
+            }
+            Ok(checked) => {
+                self.probing.spawn(probe::preview(Arc::clone(&self.shared), task, checked));
+                return;
+            }
+            Err(failure) => Outcome::refused(failure),
+        };
+        self.send_prepared(task, refusal, None).await;
+    }
+
+    async fn send_prepared(&self, task: String, outcome: Outcome, challenge: Option<[u8; 32]>) {
+        let valid_ms = challenge.map_or(0, |_| u32::try_from(VALID.as_millis()).unwrap_or(u32::MAX));
+        let challenge = challenge.map(Vec::from).unwrap_or_default();
+        let prepared = PreparedOrder { task, outcome: Some(outcome), challenge, valid_ms };
+        self.send(from_agent::Message::Prepared(prepared)).await;
+    }
+
     async fn execute(&mut self, execute: &Execute) {
         let claimed =
             Leaf::decode(execute.leaf.as_slice()).ok().and_then(|leaf| leaf.order.parse::<TaskId>().ok());
@@ -344,24 +377,33 @@ impl Dispatch {
         {
             return;
         }
-        match verdict {
-            Ok(verified) if self.ordered.len() < ORDERS => {
+        let prepared = match &verdict {
+            Ok(verified) => self.challenges.take(verified, Instant::now()),
+            Err(_) => Ok(None),
+        };
+        match (verdict, prepared) {
+            (Ok(verified), Err(failure)) => {
+                tracing::warn!(order = %verified.order(), code = failure.code, reason = failure.message, "an order is refused");
+                self.underway.insert(verified.order(), Underway::Waiting);
+                self.noting.spawn(order::refuse(Arc::clone(&self.shared), verified, failure));
+            }
+            (Ok(verified), Ok(prepared)) if self.ordered.len() < ORDERS => {
                 let order = verified.order();
                 tracing::info!(
                     %order, run = %verified.run(), person = verified.person(), operation = verified.operation().name,
                     "an order came"
                 );
                 self.underway.insert(order, Underway::Waiting);
-                self.ordered.spawn(order::carry_out(Arc::clone(&self.shared), verified));
+                self.ordered.spawn(order::carry_out(Arc::clone(&self.shared), verified, prepared));
             }
-            Ok(verified) => {
+            (Ok(verified), Ok(_)) => {
                 let failure =
                     Failure::new("busy", format!("{ORDERS} orders are under way on this host already"))
                         .hint("wait until some have ended");
                 self.underway.insert(verified.order(), Underway::Waiting);
                 self.noting.spawn(order::refuse(Arc::clone(&self.shared), verified, failure));
             }
-            Err(refusal) => self.refuse(claimed, execute, &refusal, now_ms).await,
+            (Err(refusal), _) => self.refuse(claimed, execute, &refusal, now_ms).await,
         }
     }
 
@@ -483,6 +525,19 @@ impl Dispatch {
     async fn tell(&mut self, event: Event) {
         match event {
             Event::Probed(result) => self.send(from_agent::Message::ProbeResult(result)).await,
+            Event::Previewed { task, run, request, mut outcome } => {
+                let found = outcome.result.as_ref().filter(|_| outcome.is_success());
+                let kept = found.map(|found| self.challenges.keep(run, &request, found, Instant::now()));
+                let challenge = match kept {
+                    Some(Ok(challenge)) => Some(challenge),
+                    Some(Err(failure)) => {
+                        outcome = Outcome::ended(OutcomeStatus::Failed, failure);
+                        None
+                    }
+                    None => None,
+                };
+                self.send_prepared(task, outcome, challenge).await;
+            }
             Event::Started { order, at_ms } => {
                 self.underway.insert(order, Underway::Running { since_ms: at_ms });
                 let started = Started { order: order.to_string(), at_ms };
@@ -587,7 +642,13 @@ impl Denials {
 
 /// Whether an operator signed what is refused, for this host: only its time or its content is wrong.
 fn is_signed(refusal: &Refusal) -> bool {
-    matches!(refusal, Refusal::TooEarly { .. } | Refusal::Expired { .. } | Refusal::Operation(_))
+    matches!(
+        refusal,
+        Refusal::TooEarly { .. }
+            | Refusal::Expired { .. }
+            | Refusal::Operation(_)
+            | Refusal::ChallengeRequired
+    )
 }
 
 fn report(ended: Result<(), tokio::task::JoinError>) {

@@ -10,9 +10,14 @@ use vigie_proto::{
     v1::{Failure, Outcome, OutcomeStatus},
 };
 
-use super::{Event, Kept, Shared, live::Live, probe};
+use super::{
+    Event, Kept, Shared,
+    challenges::{self, Prepared},
+    live::Live,
+    probe,
+};
 use crate::host::{
-    executor::Permitted,
+    executor::{Ordered, Permitted},
     journal::{Finished, JournalError, Started},
 };
 
@@ -25,11 +30,11 @@ enum Stop {
 }
 
 /// Carries an order out and tells how it ended.
-pub(super) async fn carry_out(shared: Arc<Shared>, order: Verified) {
-    match begin(&shared, &order).await {
+pub(super) async fn carry_out(shared: Arc<Shared>, order: Verified, prepared: Option<Prepared>) {
+    match begin(&shared, &order, prepared.as_ref()).await {
         Ok((permitted, since_ms, _alone)) => {
             shared.event(Event::Started { order: order.order(), at_ms: since_ms });
-            let outcome = run(&shared, &order, permitted).await;
+            let outcome = run(&shared, &order, permitted, prepared).await;
             tracing::info!(order = %order.order(), status = outcome.status().word(), "an order ended");
             finish(&shared, &order, outcome, Kept::Loop).await;
         }
@@ -50,6 +55,7 @@ pub(super) async fn carry_out(shared: Arc<Shared>, order: Verified) {
 async fn begin(
     shared: &Shared,
     order: &Verified,
+    prepared: Option<&Prepared>,
 ) -> Result<(Permitted, i64, Option<OwnedMutexGuard<()>>), Stop> {
     let highest = shared.journal.epoch(order.run());
     if order.epoch() < highest {
@@ -82,6 +88,9 @@ async fn begin(
         }
     }
     in_time(shared, order)?;
+    if prepared.is_some_and(|prepared| Instant::now() >= prepared.expires) {
+        return Err(refused_here(challenges::expired()));
+    }
     let since_ms = shared.clock.now_ms();
     let started = Started {
         order: order.order().to_string(),
@@ -116,10 +125,11 @@ fn in_time(shared: &Shared, order: &Verified) -> Result<(), Stop> {
     if now_ms > order.start_by_ms() { Err(expired(order, now_ms)) } else { Ok(()) }
 }
 
-async fn run(shared: &Shared, order: &Verified, permitted: Permitted) -> Outcome {
+async fn run(shared: &Shared, order: &Verified, permitted: Permitted, prepared: Option<Prepared>) -> Outcome {
     let live = Arc::new(Live::new(order.order(), shared.executor.secrets(), shared.outbox.clone()));
     let deadline = Instant::now() + order.timeout();
-    let ran = probe::run(shared, permitted.operation, deadline, Arc::clone(&live) as _, true).await;
+    let ordered = Ordered { order: order.order(), prepared: prepared.map(|prepared| prepared.result) };
+    let ran = probe::run(shared, permitted.operation, deadline, Arc::clone(&live) as _, Some(ordered)).await;
     live.finish();
     // It began, and what it had done when it was cut off is not known.
     ran.unwrap_or_else(|failure| in_doubt(&failure.code, &failure.message))
@@ -175,6 +185,10 @@ pub(super) fn refused(refusal: &Refusal) -> Outcome {
         Refusal::WrongIncarnation { .. } => {
             (OutcomeStatus::Refused, "the host was enrolled anew meanwhile: order it again")
         }
+        Refusal::ChallengeRequired => (
+            OutcomeStatus::Refused,
+            "open a run with a newer vigiectl: it shows what would be lost, and asks",
+        ),
         Refusal::Operation(_) => {
             (OutcomeStatus::Refused, "correct the request; a newer agent may know more operations")
         }

@@ -4,12 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use vigie_proto::{
-    operation::{self, Effect, Operation},
-    v1::{Failure, Outcome, OutcomeStatus, Probe, ProbeResult, request},
+    descriptors,
+    id::RunId,
+    operation::{self, Authority, Effect, Operation},
+    v1::{Failure, Outcome, OutcomeStatus, Prepare, Probe, ProbeResult, Request, request},
 };
 
 use super::{Event, Shared};
-use crate::host::{child::OutputSink, executor::Executor};
+use crate::host::{
+    child::OutputSink,
+    executor::{Executor, Ordered},
+};
 
 /// How long an operation has after its deadline to end by itself, with what it has: a hung child gets two seconds
 /// between SIGTERM and SIGKILL.
@@ -54,12 +59,61 @@ pub(super) fn check(probe: &Probe) -> Result<Checked, Failure> {
     Ok(Checked { operation, deadline: Instant::now() + timeout.min(LONGEST) })
 }
 
+/// What an order is to be prepared for.
+pub(super) struct Preparing {
+    run: RunId,
+    request: Request,
+    preview: Checked,
+}
+
+/// Lets through what loses something and tells beforehand what.
+pub(super) fn check_prepare(prepare: Prepare) -> Result<Preparing, Failure> {
+    let invalid = |error: &dyn std::fmt::Display| {
+        Failure::new("invalid_request", error)
+            .hint("correct the request; a newer agent may know more operations")
+    };
+    let request = prepare.operation.ok_or_else(|| invalid(&operation::FieldError::Unknown))?;
+    let known = Operation::of(&request).map_err(|error| invalid(&error))?;
+    if known.authority != Authority::OrderChallenge {
+        return Err(invalid(&format!("{} is prepared by nothing", known.name)));
+    }
+    operation::check(&request).map_err(|error| invalid(&error))?;
+    let run = prepare.run.parse().map_err(|error| invalid(&error))?;
+    let operation = descriptors::preview_of(&request);
+    let probe = Probe {
+        task: prepare.task,
+        operation: Some(operation.ok_or_else(|| invalid(&format!("{} has no preview", known.name)))?),
+        timeout_ms: prepare.timeout_ms,
+        run: prepare.run,
+    };
+    Ok(Preparing { run, preview: check(&probe)?, request })
+}
+
+/// Finds out what an order would lose, where it may run here, and tells it.
+pub(super) async fn preview(shared: Arc<Shared>, task: String, preparing: Preparing) {
+    let Preparing { run, request, preview } = preparing;
+    let permitted = match &request.operation {
+        Some(operation) => shared.executor.permits(operation).await.map(drop),
+        None => Err(Failure::new("invalid_request", "the request asks for nothing")),
+    };
+    let outcome = match permitted {
+        Ok(()) => in_turn(&shared, preview).await,
+        Err(failure) => Outcome::refused(failure),
+    };
+    shared.event(Event::Previewed { task, run, request, outcome });
+}
+
 /// Runs a probe when its turn comes, and tells its result.
 pub(super) async fn ask(shared: Arc<Shared>, task: String, checked: Checked) {
-    let outcome = match tokio::time::timeout_at(checked.deadline, shared.probes.acquire()).await {
+    let outcome = in_turn(&shared, checked).await;
+    shared.event(Event::Probed(ProbeResult { task, outcome: Some(outcome) }));
+}
+
+async fn in_turn(shared: &Shared, checked: Checked) -> Outcome {
+    match tokio::time::timeout_at(checked.deadline, shared.probes.acquire()).await {
         Ok(Ok(_turn)) => {
             let quiet: Arc<dyn OutputSink> = Arc::new(Quiet);
-            run(&shared, checked.operation, checked.deadline, quiet, false)
+            run(shared, checked.operation, checked.deadline, quiet, None)
                 .await
                 .unwrap_or_else(|cut_off| Outcome::ended(OutcomeStatus::Failed, cut_off))
         }
@@ -68,8 +122,7 @@ pub(super) async fn ask(shared: Arc<Shared>, task: String, checked: Checked) {
             Failure::new("busy", "the probe's time was up before its turn came, since other probes ran")
                 .hint("try again; if it lasts, look at what is slow on the host"),
         ),
-    };
-    shared.event(Event::Probed(ProbeResult { task, outcome: Some(outcome) }));
+    }
 }
 
 /// Runs an operation in a task of its own, so that neither a panic nor a hang is anybody else's.
@@ -81,7 +134,7 @@ pub(super) async fn run(
     operation: request::Operation,
     deadline: Instant,
     output: Arc<dyn OutputSink>,
-    ordered: bool,
+    ordered: Option<Ordered>,
 ) -> Result<Outcome, Failure> {
     let name = operation.name();
     let executor: Arc<dyn Executor> = Arc::clone(&shared.executor);

@@ -6,18 +6,19 @@ use std::{
 use async_trait::async_trait;
 use tokio::{sync::Notify, task::JoinHandle, time::timeout};
 use vigie_proto::{
-    id::{BatchId, HostId, RunId},
+    id::{BatchId, HostId},
     order::{Batch, Domain, SigningKey, TrustedKeys, digest},
     v1::{
-        ComposeRestartRequest, ComposeRestartResult, ExecRequest, ExecResult, HostFactsRequest,
-        HostFactsResult, OutputSource, Request, SignedTrustList, TrustList, TrustedOperator, request, result,
+        self, ComposeRestartRequest, ComposeRestartResult, ExecRequest, ExecResult, HostFactsRequest,
+        HostFactsResult, OutputSource, PostgresTerminatePreviewResult, PostgresTerminateRequest,
+        PostgresTerminateResult, Request, SignedTrustList, TrustList, TrustedOperator, request, result,
     },
 };
 
 use super::*;
 use crate::host::{
     child::OutputSink,
-    executor::Permitted,
+    executor::{Ordered, Permitted},
     journal::{FileStorage, Journal, Service},
     redaction::{Patterns, Redaction, RedactionError},
     watch::line,
@@ -43,6 +44,16 @@ struct Scripted {
     go_on: Notify,
     denies: AtomicBool,
     env_file: Option<std::path::PathBuf>,
+    /// What the latest order was prepared with.
+    prepared: Mutex<Option<result::Operation>>,
+}
+
+fn preview() -> result::Operation {
+    result::Operation::PostgresTerminatePreview(PostgresTerminatePreviewResult {
+        present: true,
+        total: 3,
+        ..Default::default()
+    })
 }
 
 #[async_trait]
@@ -63,8 +74,13 @@ impl Executor for Arc<Scripted> {
         operation: &request::Operation,
         _deadline: Instant,
         output: Arc<dyn OutputSink>,
-        _ordered: bool,
+        ordered: Option<Ordered>,
     ) -> Outcome {
+        if let request::Operation::PostgresTerminatePreview(_) = operation {
+            assert!(ordered.is_none(), "a preview is a probe");
+            return Outcome::succeeded(preview());
+        }
+        *self.prepared.lock().unwrap() = ordered.and_then(|ordered| ordered.prepared);
         self.ran.fetch_add(1, Ordering::SeqCst);
         self.began.notify_one();
         match operation {
@@ -88,6 +104,9 @@ impl Executor for Arc<Scripted> {
                 Outcome::default()
             }
             request::Operation::SocketList(_) => panic!("as asked"),
+            request::Operation::PostgresTerminate(_) => {
+                Outcome::succeeded(result::Operation::PostgresTerminate(PostgresTerminateResult::default()))
+            }
             _ => Outcome::succeeded(result::Operation::HostFacts(HostFactsResult::default())),
         }
     }
@@ -176,7 +195,26 @@ impl World {
     }
 
     fn order_by(&self, operation: request::Operation, not_after_ms: i64, epoch: u64) -> Execute {
+        self.signed(operation, not_after_ms, epoch, Vec::new(), Vec::new())
+    }
+
+    /// An order for what loses something.
+    fn prepared(&self, operation: request::Operation, challenge: &[u8], found: &v1::Result) -> Execute {
+        let found = digest(&found.encode_to_vec()).to_vec();
+        self.signed(operation, NOW + 60_000, 1, challenge.to_vec(), found)
+    }
+
+    fn signed(
+        &self,
+        operation: request::Operation,
+        not_after_ms: i64,
+        epoch: u64,
+        challenge: Vec<u8>,
+        prepared: Vec<u8>,
+    ) -> Execute {
         let leaf = Leaf {
+            challenge,
+            prepared,
             order: TaskId::new().to_string(),
             host: self.trust.host.to_string(),
             incarnation: self.trust.incarnation,
@@ -207,6 +245,26 @@ impl Agent {
 
     async fn execute(&self, execute: &Execute) {
         self.tell(to_agent::Message::Execute(execute.clone())).await;
+    }
+
+    async fn ask_prepare(&mut self, run: RunId, operation: request::Operation) -> PreparedOrder {
+        let prepare = Prepare {
+            task: "t".to_owned(),
+            operation: Some(Request { operation: Some(operation) }),
+            run: run.to_string(),
+            ..Default::default()
+        };
+        self.tell(to_agent::Message::Prepare(prepare)).await;
+        match self.next().await {
+            from_agent::Message::Prepared(prepared) => prepared,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn prepare(&mut self, run: RunId, operation: request::Operation) -> (Vec<u8>, v1::Result) {
+        let prepared = self.ask_prepare(run, operation).await;
+        assert_eq!((prepared.challenge.len(), prepared.valid_ms), (32, 300_000));
+        (prepared.challenge, prepared.outcome.unwrap().result.unwrap())
     }
 
     async fn probe(&self, task: &str, operation: request::Operation) {
@@ -629,4 +687,94 @@ fn a_flood_of_forgeries_is_counted_and_not_written_down() {
     assert_eq!(recorded, DENIALS as usize);
     assert_eq!(denials.record(NOW + DENIAL_EVERY_MS), Some(900));
     assert_eq!(denials.record(NOW + DENIAL_EVERY_MS), None);
+}
+
+fn terminate(stack: &str) -> request::Operation {
+    request::Operation::PostgresTerminate(PostgresTerminateRequest {
+        stack: stack.to_owned(),
+        ..Default::default()
+    })
+}
+
+/// Attack: an order that loses something runs once, in time, and for exactly what was shown.
+#[tokio::test]
+async fn what_loses_something_is_good_once_for_exactly_what_was_shown() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    let bare = world.order(terminate("shop"));
+    agent.execute(&bare).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Refused, "challenge_required"));
+
+    let (challenge, found) = agent.prepare(world.run, terminate("shop")).await;
+    let order = world.prepared(terminate("shop"), &challenge, &found);
+    agent.execute(&order).await;
+    agent.started().await;
+    assert!(agent.finished().await.1.is_success());
+    assert_eq!(world.executor.prepared.lock().unwrap().as_ref(), found.operation.as_ref());
+
+    // The same order again is answered from the journal; another one with the same challenge is refused.
+    agent.execute(&order).await;
+    assert!(agent.finished().await.1.is_success());
+    agent.execute(&world.prepared(terminate("shop"), &challenge, &found)).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Refused, "challenge_unknown"));
+
+    // Another target, another finding, another run.
+    let (challenge, found) = agent.prepare(world.run, terminate("shop")).await;
+    agent.execute(&world.prepared(terminate("other"), &challenge, &found)).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Refused, "challenge_mismatch"));
+    let (challenge, _) = agent.prepare(world.run, terminate("shop")).await;
+    agent.execute(&world.prepared(terminate("shop"), &challenge, &v1::Result::default())).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Refused, "challenge_mismatch"));
+    let (challenge, found) = agent.prepare(RunId::new(), terminate("shop")).await;
+    agent.execute(&world.prepared(terminate("shop"), &challenge, &found)).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Refused, "challenge_mismatch"));
+
+    // A restart forgets them all.
+    let (challenge, found) = agent.prepare(world.run, terminate("shop")).await;
+    agent.end().await;
+    let mut agent = world.connected().await;
+    let lost = world.prepared(terminate("shop"), &challenge, &found);
+    agent.execute(&lost).await;
+    loop {
+        let (order, outcome) = agent.finished().await;
+        if order == id(&lost) {
+            assert_eq!(code(&outcome), (OutcomeStatus::Refused, "challenge_unknown"));
+            break;
+        }
+    }
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn what_the_policy_forbids_is_not_prepared_and_what_loses_nothing_neither() {
+    let world = World::new(Scripted { denies: true.into(), ..Default::default() });
+    let mut agent = world.connected().await;
+    for (operation, code) in [(terminate("shop"), "policy_denied"), (restart(), "invalid_request")] {
+        let prepared = agent.ask_prepare(world.run, operation).await;
+        assert!(prepared.challenge.is_empty());
+        assert_eq!(prepared.outcome.unwrap().failure.unwrap().code, code);
+    }
+    agent.end().await;
+}
+
+#[test]
+fn a_challenge_is_too_old_after_five_minutes_and_the_oldest_make_way() {
+    let world = World::new(Scripted::default());
+    let (mut challenges, now) = (Challenges::default(), Instant::now());
+    let request = Request { operation: Some(terminate("shop")) };
+    let found = v1::Result { operation: Some(preview()) };
+    let keep = |challenges: &mut Challenges| challenges.keep(world.run, &request, &found, now).unwrap();
+    let verified = |challenge: &[u8]| {
+        let order = world.prepared(terminate("shop"), challenge, &found);
+        world.trust.verify(&order, NOW).unwrap()
+    };
+    let old = keep(&mut challenges);
+    let failure = challenges.take(&verified(&old), now + VALID).unwrap_err();
+    assert_eq!(failure.code, "challenge_expired");
+    let first = keep(&mut challenges);
+    let others: Vec<_> = (0..64).map(|_| keep(&mut challenges)).collect();
+    assert_eq!(challenges.take(&verified(&first), now).unwrap_err().code, "challenge_unknown");
+    assert!(
+        challenges.take(&verified(&others[0]), now + VALID - Duration::from_millis(1)).unwrap().is_some()
+    );
 }

@@ -225,7 +225,7 @@ async fn ask(executor: &Arc<dyn Executor>, probe: ProbeSpec) -> Outcome {
     let patience = Duration::from_millis(u64::from(probe.timeout_ms));
     let executor = Arc::clone(executor);
     let mut task = tokio::spawn(async move {
-        executor.run(&operation, Instant::now() + patience, Arc::new(Silent), false).await
+        executor.run(&operation, Instant::now() + patience, Arc::new(Silent), None).await
     });
     match timeout(patience + GRACE, &mut task).await {
         Ok(Ok(outcome)) => outcome,

@@ -8,7 +8,7 @@ use vigie_proto::v1::{Failure, HostFactsResult, HttpCheckResult, Stack, Symptom,
 
 use super::*;
 use crate::host::{
-    executor::Permitted,
+    executor::{Ordered, Permitted},
     redaction::{Patterns, Redaction, RedactionError},
 };
 
@@ -56,9 +56,9 @@ impl Executor for Arc<Web> {
         operation: &request::Operation,
         _: Instant,
         _: Arc<dyn OutputSink>,
-        ordered: bool,
+        ordered: Option<Ordered>,
     ) -> Outcome {
-        assert!(!ordered);
+        assert!(ordered.is_none());
         let request::Operation::HttpCheck(asked) = operation else {
             self.others.lock().unwrap().push(operation.name());
             return Outcome::default();

@@ -8,8 +8,9 @@ use vigie_proto::{
     order::{Domain, SigningKey},
     v1::{
         self, ComposeRestartResult, ContainerInspectResult, ExecRequest, HostLoadRequest, HttpCheckResult,
-        Leaf, Opened, Outcome, OutcomeStatus, Owned, Request, RunEvent, RunMode, RunPhase, RunSpec,
-        RunVerdict, RunbookCall, Target, request, result, run_event::Event, run_spec::Kind,
+        Leaf, Opened, Outcome, OutcomeStatus, Owned, PostgresTerminatePreviewResult, Request, RunEvent,
+        RunMode, RunPhase, RunSpec, RunVerdict, RunbookCall, Target, request, result, run_event::Event,
+        run_spec::Kind,
     },
 };
 
@@ -47,6 +48,7 @@ restore_backup:
     why: no data is touched
 "#;
 
+mod losses;
 mod steps;
 
 /// Ids that a test can repeat.
@@ -81,6 +83,8 @@ struct World {
     /// What agents have done, by order: they never do one twice.
     journal: BTreeMap<TaskId, Outcome>,
     effects: BTreeMap<TaskId, u32>,
+    /// By challenge: its host, until when it is good, and the digest of what was found.
+    challenges: BTreeMap<Vec<u8>, (HostId, i64, Vec<u8>)>,
     /// Hosts whose stack another run changes, and when the remedy was tried before.
     held: BTreeMap<HostId, Holder>,
     tries: Vec<i64>,
@@ -131,6 +135,7 @@ impl World {
             hopeless: BTreeSet::new(),
             journal: BTreeMap::new(),
             effects: BTreeMap::new(),
+            challenges: BTreeMap::new(),
             held: BTreeMap::new(),
             tries: Vec::new(),
             events,
@@ -210,14 +215,12 @@ impl World {
         };
         match effect.clone() {
             Effect::Probe { key, host, request, .. } => {
-                let outcome = self.answer(host, &request);
-                self.input(Input::Probed {
-                    key,
-                    outcome,
-                    asked_at_ms: self.now_ms,
-                    challenge: Challenge::default(),
-                })
-                .unwrap();
+                let prepares = key.purpose == ProbePurpose::Preparation;
+                let (outcome, challenge) = match prepares {
+                    true => self.prepare(host),
+                    false => (self.answer(host, &request), Challenge::default()),
+                };
+                self.input(Input::Probed { key, outcome, asked_at_ms: self.now_ms, challenge }).unwrap();
             }
             Effect::Execute { order, host, execute } => {
                 let outcome = self.execute(order, host, &execute.leaf);
@@ -250,12 +253,30 @@ impl World {
         })
     }
 
+    fn prepare(&mut self, host: HostId) -> (Outcome, Challenge) {
+        use prost::Message as _;
+        let found = PostgresTerminatePreviewResult { present: true, total: 3, ..Default::default() };
+        let outcome = Outcome::succeeded(result::Operation::PostgresTerminatePreview(found));
+        let challenge = self.ids.next::<TaskId>().to_string().into_bytes();
+        let found = vigie_proto::order::digest(&outcome.result.as_ref().unwrap().encode_to_vec()).to_vec();
+        self.challenges.insert(challenge.clone(), (host, self.now_ms + 300_000, found));
+        (outcome, Challenge { challenge, valid_ms: 300_000 })
+    }
+
     fn execute(&mut self, order: TaskId, host: HostId, leaf: &[u8]) -> Outcome {
         use prost::Message as _;
         let leaf = Leaf::decode(leaf).unwrap();
         assert_eq!((leaf.host, leaf.order), (host.to_string(), order.to_string()));
         if let Some(outcome) = self.journal.get(&order) {
             return outcome.clone();
+        }
+        if !leaf.challenge.is_empty() {
+            // As an agent does: once, in time, for this host and what it found.
+            let (by, until, found) = self.challenges.remove(&leaf.challenge).expect("a challenge of its own");
+            assert!(by == host && leaf.prepared == found, "the challenge is for this");
+            if self.now_ms >= until {
+                return Outcome::refused(v1::Failure::new("challenge_expired", "too late"));
+            }
         }
         *self.effects.entry(order).or_default() += 1;
         if !self.hopeless.contains(&host) {

@@ -4,6 +4,8 @@
 //! `PING` on a connection of its own, whose answer names the trouble in Redis's own words. Every step has its own short
 //! limit, since a Redis that hangs takes connections as long as its kernel does.
 
+mod address;
+
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use ::redis::{
@@ -22,6 +24,7 @@ use zeroize::Zeroizing;
 
 use super::{Host, docker::container, stacks::KnownStack};
 use crate::operations::Fault;
+use address::{Address, address};
 
 /// On one machine, a connection takes well under a millisecond; over a network, a few.
 const CONNECT: Duration = Duration::from_millis(1500);
@@ -356,50 +359,6 @@ fn environment(found: &ContainerInspectResponse) -> Vec<String> {
 fn variable(environment: &[String], name: &str) -> Option<Zeroizing<String>> {
     let set = environment.iter().filter_map(|line| line.split_once('=')).find(|(own, _)| *own == name);
     set.map(|(_, value)| Zeroizing::new(value.to_owned())).filter(|value| !value.is_empty())
-}
-
-/// An address as a URL says it.
-#[derive(Default)]
-struct Address {
-    host: String,
-    port: u16,
-    username: Option<String>,
-    password: Option<Zeroizing<String>>,
-    database: u32,
-}
-
-impl Address {
-    fn credential(&self, source: &'static str, name: &str, place: &str) -> Credential {
-        Credential {
-            source,
-            name: name.to_owned(),
-            place: place.to_owned(),
-            username: self.username.clone(),
-            password: self.password.clone(),
-            outcome: if self.password.is_some() { "untried" } else { "none" },
-        }
-    }
-}
-
-/// Reads a URL. The reason never quotes it: it holds a password.
-fn address(url: &str) -> Result<Address, String> {
-    let info = url.into_connection_info().map_err(|error| error.category().to_owned())?;
-    let (host, port) = match info.addr() {
-        ConnectionAddr::Tcp(host, port) => (host.clone(), *port),
-        ConnectionAddr::TcpTls { .. } => return Err("it asks for TLS".to_owned()),
-        _ => return Err("it is no TCP address".to_owned()),
-    };
-    let redis = info.redis_settings();
-    Ok(Address {
-        host,
-        port,
-        username: redis.username().filter(|name| !name.is_empty()).map(str::to_owned),
-        password: redis
-            .password()
-            .filter(|word| !word.is_empty())
-            .map(|word| Zeroizing::new(word.to_owned())),
-        database: u32::try_from(redis.db()).unwrap_or_default(),
-    })
 }
 
 /// Knocks, and goes in with the first password that Redis takes.

@@ -5,6 +5,7 @@
 //! and in time. Orders are believed, looked up in the journal, and carried out by [`order`].
 
 mod challenges;
+mod denials;
 mod live;
 mod order;
 mod probe;
@@ -33,6 +34,8 @@ use vigie_proto::{
 
 use challenges::{Challenges, VALID};
 
+use denials::Denials;
+
 use super::{
     clock::Clock,
     executor::Executor,
@@ -51,11 +54,6 @@ const WAITING_PROBES: usize = 256;
 /// Orders that are under way, waiting for their stack included. The journal keeps room for the end of each that runs, in
 /// the segment at hand and in its reserve: that is enough for fourteen of the greatest length.
 const ORDERS: usize = 12;
-
-/// Unbelieved orders are written down one by one up to this number, and one more for each minute: a controller that
-/// floods a host with them must not fill its journal.
-const DENIALS: u32 = 100;
-const DENIAL_EVERY_MS: i64 = 60_000;
 
 /// What the loop is made from.
 pub struct Parts {
@@ -612,31 +610,6 @@ impl Shared {
             }
         };
         self.event(Event::Finished { order, outcome, kept });
-    }
-}
-
-/// Counts what is written down of unbelieved orders.
-#[derive(Debug, Default)]
-struct Denials {
-    spent: u32,
-    since_ms: i64,
-    unrecorded: u64,
-}
-
-impl Denials {
-    /// `Some` when this one is to be written down, with the number of those that were not since the last.
-    fn record(&mut self, now_ms: i64) -> Option<u64> {
-        let earned = u32::try_from(now_ms.saturating_sub(self.since_ms) / DENIAL_EVERY_MS).unwrap_or(0);
-        if earned > 0 {
-            self.spent = self.spent.saturating_sub(earned);
-            self.since_ms = now_ms;
-        }
-        if self.spent >= DENIALS {
-            self.unrecorded += 1;
-            return None;
-        }
-        self.spent += 1;
-        Some(std::mem::take(&mut self.unrecorded))
     }
 }
 

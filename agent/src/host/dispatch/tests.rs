@@ -684,7 +684,7 @@ async fn a_changed_state_is_told() {
 fn a_flood_of_forgeries_is_counted_and_not_written_down() {
     let mut denials = Denials::default();
     let recorded = (0..1000).filter(|_| denials.record(NOW).is_some()).count();
-    assert_eq!(recorded, DENIALS as usize);
+    assert_eq!(recorded, denials::DENIALS as usize);
     assert_eq!(denials.record(NOW + DENIAL_EVERY_MS), Some(900));
     assert_eq!(denials.record(NOW + DENIAL_EVERY_MS), None);
 }

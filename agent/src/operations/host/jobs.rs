@@ -198,7 +198,7 @@ fn words(pid: u32) -> Vec<String> {
 /// Whether a process is the shell that runs a cron entry.
 fn runs(pid: u32, entry: &Entry) -> bool {
     let words = words(pid);
-    words.len() >= 3 && words[1] == "-c" && words[2].trim() == entry.command
+    words.len() >= 3 && words[1].strip_prefix('-') == Some("c") && words[2].trim() == entry.command
 }
 
 /// What started a process: the timer of its unit, or the cron entry above it.
@@ -231,7 +231,8 @@ fn started_by(
 fn heavy(words: &[String]) -> Option<&'static str> {
     let name = |word: &str| Path::new(word).file_name().map(|name| name.to_string_lossy().into_owned());
     let first = name(words.first()?)?;
-    let interpreted = matches!(first.as_str(), "sh" | "bash" | "dash" | "python3" | "perl" | "php" | "node");
+    // Every shell's name ends so: sh, bash, dash, zsh.
+    let interpreted = first.ends_with("sh") || matches!(first.as_str(), "python3" | "perl" | "php" | "node");
     let script = interpreted.then(|| words.iter().skip(1).find(|word| !word.starts_with('-'))).flatten();
     if script.and_then(|script| name(script)).is_some_and(|name| name.contains("backup")) {
         return Some("backup");

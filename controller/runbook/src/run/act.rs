@@ -16,7 +16,8 @@ use super::{
     ProbeKey, State, Surroundings, Task, TaskState,
     decide::{LOST_SIGHT, ended, give_up, place, subject},
     plan,
-    state::{Passage, Plan},
+    planned::Plan,
+    state::Passage,
     waits,
     wanted::{Asked, grace_ms},
 };

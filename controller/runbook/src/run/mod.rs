@@ -16,6 +16,7 @@ mod act;
 mod decide;
 mod open;
 mod plan;
+mod planned;
 mod state;
 mod suite;
 mod verdict;

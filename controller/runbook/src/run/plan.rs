@@ -18,7 +18,8 @@ use super::{
     ProbeKey, State, Surroundings,
     act::{Progress, progress},
     decide::{place, subject},
-    state::{Plan, Preview},
+    planned::Plan,
+    state::Preview,
     verdict,
     wanted::{Asked, timeout},
 };

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use vigie_proto::{
     id::{HostId, IdError, RunId, TaskId},
-    order::{Batch, BatchError},
+    order::BatchError,
     v1::{
         Conclusion, Leaf, Manifest, Observation, Opened, Outcome, OutcomeStatus, PlanEntry, Planned,
         ProbePurpose, RunEvent, RunMode, RunPhase, RunSpec, RunSummary, RunVerdict, Signature, Target,
@@ -12,7 +12,7 @@ use vigie_proto::{
     },
 };
 
-use super::{ProbeKey, act, decide::place, plan, suite::Whole};
+use super::{ProbeKey, act, decide::place, plan, planned::Plan, suite::Whole};
 use crate::{Bound, Evidence, Runbook};
 
 /// Why events are not a run's. The log is written only by [`super::decide`]: this is damage, or another version.
@@ -116,23 +116,6 @@ pub struct TargetState {
     pub last_seen_ms: i64,
     /// When its last order ended; 0 before.
     pub acted_at_ms: i64,
-}
-
-/// A plan that a run waits with, carries out, or has carried out.
-#[derive(Debug, Clone)]
-pub(super) struct Plan {
-    pub(super) batch: Arc<Batch>,
-    pub(super) manifest: Manifest,
-    pub(super) entries: Vec<PlanEntry>,
-    pub(super) signatures: Vec<Signature>,
-    /// When it was signed; 0 before.
-    pub(super) signed_at_ms: i64,
-    /// After this it can be signed no more: its window, or the first of its challenges, is over.
-    pub(super) lapses_at_ms: i64,
-    /// It is one wave of a rollout, and not the whole of it.
-    pub(super) is_wave: bool,
-    /// In the order of the leaves.
-    pub(super) tasks: Vec<Task>,
 }
 
 /// A run, as its events tell it.
@@ -256,7 +239,10 @@ impl State {
             Event::Lapsed(_) => {
                 let plan = self.plans.pop_if(|plan| !plan.is_agreed()).ok_or(Corrupt::Unknown { seq })?;
                 for entry in &plan.entries {
-                    self.target_mut(seq, entry.target)?.previews.clear();
+                    let target = self.target_mut(seq, entry.target)?;
+                    target.previews.clear();
+                    // What is asked anew is waited for from now on.
+                    target.last_seen_ms = event.at_ms;
                 }
             }
             Event::Signed(signed) => {
@@ -628,75 +614,5 @@ impl TargetState {
         let is = |outcome: &Outcome, status| outcome.status() == status;
         self.evidence.values().any(|outcome| is(outcome, OutcomeStatus::Unreachable))
             && !self.evidence.values().any(|outcome| is(outcome, OutcomeStatus::Succeeded))
-    }
-}
-
-impl Plan {
-    fn read(planned: &Planned, state: &State, seq: u64) -> Result<Self, Corrupt> {
-        let (batch, manifest, leaves) = Batch::from_parts(planned.manifest.clone(), planned.leaves.clone())
-            .map_err(|source| Corrupt::Plan { seq, source })?;
-        let mut owner = vec![None; leaves.len()];
-        for entry in &planned.entries {
-            if entry.target as usize >= state.targets.len() {
-                return Err(Corrupt::Target { seq, target: entry.target });
-            }
-            for leaf in &entry.leaves {
-                *owner.get_mut(*leaf as usize).ok_or(Corrupt::Target { seq, target: entry.target })? =
-                    Some(entry.target);
-            }
-        }
-        let tasks = leaves
-            .into_iter()
-            .zip(owner)
-            .map(|(leaf, target)| {
-                let id = |source| Corrupt::Id { seq, source };
-                Ok(Task {
-                    order: leaf.order.parse().map_err(id)?,
-                    host: leaf.host.parse().map_err(id)?,
-                    target: target.ok_or(Corrupt::Target { seq, target: u32::MAX })? as usize,
-                    leaf,
-                    state: TaskState::Pending,
-                    started_at_ms: 0,
-                    heard_at_ms: 0,
-                    outcome: None,
-                })
-            })
-            .collect::<Result<Vec<Task>, Corrupt>>()?;
-        let challenged = tasks.iter().filter(|task| !task.leaf.challenge.is_empty());
-        let valid_until_ms = challenged.filter_map(|task| {
-            let mut previews = state.targets[task.target].previews.values();
-            let preview = previews.find(|preview| preview.challenge == task.leaf.challenge)?;
-            Some(preview.valid_until_ms - plan::LAST_MOMENT_MS)
-        });
-        Ok(Self {
-            batch: Arc::new(batch),
-            lapses_at_ms: valid_until_ms.fold(manifest.not_after_ms, i64::min),
-            is_wave: plan::goes_by_waves(state),
-            manifest,
-            entries: planned.entries.clone(),
-            signatures: Vec::new(),
-            signed_at_ms: 0,
-            tasks,
-        })
-    }
-
-    /// Whether it may be carried out: it is signed, or holds nothing that could be.
-    pub(super) fn is_agreed(&self) -> bool {
-        !self.signatures.is_empty() || self.entries.iter().all(|entry| entry.refused.is_some())
-    }
-
-    /// Whether any of its orders loses something, so that it cannot be signed anew without being prepared anew.
-    pub(super) fn is_challenged(&self) -> bool {
-        self.tasks.iter().any(|task| !task.leaf.challenge.is_empty())
-    }
-
-    /// The envelope for one of its tasks.
-    pub(super) fn execute(&self, index: usize, epoch: u64) -> Option<vigie_proto::v1::Execute> {
-        self.batch.execute(index, &self.signatures, epoch)
-    }
-
-    /// Whether this is the plan that a manifest stands for.
-    pub(super) fn is(&self, manifest: &[u8]) -> bool {
-        self.batch.manifest() == manifest
     }
 }

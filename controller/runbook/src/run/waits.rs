@@ -9,7 +9,8 @@ use super::{
     ProbeKey, Rejected, State, Surroundings,
     act::{Next, Progress, holder, is_shut, next, progress, ready, stopped},
     decide::subject,
-    state::{Passage, Plan},
+    planned::Plan,
+    state::Passage,
     wanted::Asked,
 };
 use crate::Condition;

@@ -286,9 +286,14 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// The next message; `None` when the controller ended the session well.
+    /// The next message beside what the agent is to watch for; `None` when the controller ended the session well.
     pub(crate) async fn next(&mut self) -> Option<to_agent::Message> {
-        self.down.message().await.unwrap().map(|message| message.message.unwrap())
+        loop {
+            match self.down.message().await.unwrap().map(|message| message.message.unwrap()) {
+                Some(to_agent::Message::Watch(_)) => {}
+                other => return other,
+            }
+        }
     }
 
     /// The status that the controller ends the session with.

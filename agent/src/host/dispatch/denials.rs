@@ -3,7 +3,7 @@
 /// Unbelieved orders are written down one by one up to this number, and one more for each minute: a controller that
 /// floods a host with them must not fill its journal.
 pub(super) const DENIALS: u32 = 100;
-const DENIAL_EVERY_MS: i64 = 60_000;
+pub(super) const DENIAL_EVERY_MS: i64 = 60_000;
 
 /// Counts what is written down of unbelieved orders.
 #[derive(Debug, Default)]

@@ -9,12 +9,9 @@ mod denials;
 mod live;
 mod order;
 mod probe;
+mod shared;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use prost::Message as _;
 use tokio::{
@@ -24,17 +21,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use vigie_proto::{
-    id::{RunId, TaskId},
+    id::TaskId,
     order::{CLOCK_ALLOWANCE_MS, Refusal},
     v1::{
         Acknowledge, Execute, Failure, Finished, Hello, HostState, Leaf, Manifest, Outcome, OutcomeStatus,
-        Prepare, PreparedOrder, Probe, ProbeResult, Request, Started, ToAgent, from_agent, to_agent,
+        Prepare, PreparedOrder, Probe, ProbeResult, Started, ToAgent, from_agent, to_agent,
     },
 };
 
 use challenges::{Challenges, VALID};
-
 use denials::Denials;
+use shared::{Event, Kept, Shared};
 
 use super::{
     clock::Clock,
@@ -67,40 +64,6 @@ pub struct Parts {
     pub watching: Watching,
     /// Changes with every boot of the machine.
     pub boot_id: String,
-}
-
-/// What tasks share with the loop.
-struct Shared {
-    journal: journal::Handle,
-    executor: Arc<dyn Executor>,
-    clock: Arc<dyn Clock>,
-    outbox: mpsc::Sender<Outbox>,
-    /// Unbounded, and bounded all the same: every task sends a few events, and the tasks are counted.
-    events: mpsc::UnboundedSender<Event>,
-    /// By stack: held by the order that changes it.
-    stacks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
-    probes: Semaphore,
-}
-
-/// What became of a task.
-enum Event {
-    Probed(ProbeResult),
-    Previewed { task: String, run: RunId, request: Request, outcome: Outcome },
-    Started { order: TaskId, at_ms: i64 },
-    Finished { order: TaskId, outcome: Outcome, kept: Kept },
-}
-
-/// Where an outcome is safe until the controller acknowledges it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kept {
-    /// In the journal.
-    Journal,
-    /// Nowhere, since the journal failed after the order began: the loop keeps it.
-    Loop,
-    /// In the loop until the order's time to start is over: it was refused, and the journal did not take that.
-    Until(i64),
-    /// It need not be: asking again gives it again.
-    No,
 }
 
 /// An order that this process carries out.
@@ -585,31 +548,6 @@ impl Dispatch {
             // A network half that is gone ends the agent, and not this loop.
             let _ = self.shared.outbox.send(Outbox::message(message)).await;
         }
-    }
-}
-
-impl Shared {
-    fn event(&self, event: Event) {
-        // The loop takes events for as long as there are tasks.
-        let _ = self.events.send(event);
-    }
-
-    /// The lock of a stack, which stays once it was made: there are as many as a host has stacks.
-    fn stack(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut stacks = self.stacks.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(stacks.entry(name.to_owned()).or_default())
-    }
-
-    /// Writes an end down and tells it. `otherwise` says where it is kept when the journal does not take it.
-    async fn finish(&self, order: TaskId, finished: journal::Finished, outcome: Outcome, otherwise: Kept) {
-        let kept = match self.journal.finished(order, finished, self.clock.now_ms()).await {
-            Ok(()) => Kept::Journal,
-            Err(error) => {
-                tracing::error!(%order, error = &error as &dyn std::error::Error, hint = error.hint(), "an end is not in the journal");
-                otherwise
-            }
-        };
-        self.event(Event::Finished { order, outcome, kept });
     }
 }
 

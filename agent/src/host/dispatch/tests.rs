@@ -685,8 +685,8 @@ fn a_flood_of_forgeries_is_counted_and_not_written_down() {
     let mut denials = Denials::default();
     let recorded = (0..1000).filter(|_| denials.record(NOW).is_some()).count();
     assert_eq!(recorded, denials::DENIALS as usize);
-    assert_eq!(denials.record(NOW + DENIAL_EVERY_MS), Some(900));
-    assert_eq!(denials.record(NOW + DENIAL_EVERY_MS), None);
+    assert_eq!(denials.record(NOW + denials::DENIAL_EVERY_MS), Some(900));
+    assert_eq!(denials.record(NOW + denials::DENIAL_EVERY_MS), None);
 }
 
 fn terminate(stack: &str) -> request::Operation {

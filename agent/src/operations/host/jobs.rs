@@ -227,12 +227,14 @@ fn started_by(
     String::new()
 }
 
+/// Programs that run another file, whose name then says what they do.
+const INTERPRETERS: &str = "ash bash dash ksh sh zsh python3 perl php node";
+
 /// Which kind of heavy work a command line is, if it is any.
 fn heavy(words: &[String]) -> Option<&'static str> {
     let name = |word: &str| Path::new(word).file_name().map(|name| name.to_string_lossy().into_owned());
     let first = name(words.first()?)?;
-    // Every shell's name ends so: sh, bash, dash, zsh.
-    let interpreted = first.ends_with("sh") || matches!(first.as_str(), "python3" | "perl" | "php" | "node");
+    let interpreted = INTERPRETERS.split(' ').any(|known| known == first);
     let script = interpreted.then(|| words.iter().skip(1).find(|word| !word.starts_with('-'))).flatten();
     if script.and_then(|script| name(script)).is_some_and(|name| name.contains("backup")) {
         return Some("backup");

@@ -6,9 +6,9 @@ use vigie_proto::{
     id::{HostId, IdError, RunId, TaskId},
     order::BatchError,
     v1::{
-        Conclusion, Leaf, Manifest, Observation, Opened, Outcome, OutcomeStatus, PlanEntry, Planned,
-        ProbePurpose, RunEvent, RunMode, RunPhase, RunSpec, RunSummary, RunVerdict, Signature, Target,
-        WaitEnd, run_event::Event, run_spec::Kind,
+        Conclusion, Leaf, Observation, Opened, Outcome, OutcomeStatus, PlanEntry, ProbePurpose, RunEvent,
+        RunMode, RunPhase, RunSpec, RunSummary, RunVerdict, Target, WaitEnd, run_event::Event,
+        run_spec::Kind,
     },
 };
 

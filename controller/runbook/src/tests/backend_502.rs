@@ -410,7 +410,7 @@ fn a_broken_image_is_rebuilt_when_its_source_is_newer() {
     answers.build.source_newer = false;
     insta::assert_snapshot!(told(&answers), @r##"
     image_defective: the backend crash-loops over its own code: SyntaxError: invalid syntax
-    the source is no newer than the image, so that a rebuild would make the same one: correct the source in /srv/sylion/backend (or go back to the version before), then `vigiectl do compose_up -H vps1 --stack sylion --services backend --build`
+    the source is no newer than the image, so that a rebuild would make the same one: correct the source in /srv/sylion/backend, then `vigiectl do compose_up -H vps1 --stack sylion --services backend --build`
     "##);
 }
 

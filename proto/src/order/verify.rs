@@ -467,7 +467,7 @@ mod tests {
         let loses = Request {
             operation: Some(request::Operation::PostgresTerminate(PostgresTerminateRequest::default())),
         };
-        let bare = Leaf { operation: Some(loses.clone()), ..fixture.leaf() };
+        let bare = Leaf { operation: Some(loses), ..fixture.leaf() };
         let short = Leaf { challenge: vec![1; 31], prepared: vec![2; 32], ..bare.clone() };
         for leaf in [bare.clone(), short] {
             assert_eq!(fixture.verify(&fixture.signed(&[leaf])).unwrap_err(), Refusal::ChallengeRequired);

@@ -11,7 +11,11 @@ mod order;
 mod probe;
 mod shared;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use prost::Message as _;
 use tokio::{

@@ -6,7 +6,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::{sync::Notify, task::JoinHandle, time::timeout};
 use vigie_proto::{
-    id::{BatchId, HostId},
+    id::{BatchId, HostId, RunId},
     order::{Batch, Domain, SigningKey, TrustedKeys, digest},
     v1::{
         self, ComposeRestartRequest, ComposeRestartResult, ExecRequest, ExecResult, HostFactsRequest,

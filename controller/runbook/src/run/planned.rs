@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use vigie_proto::{
+    id::HostId,
     order::Batch,
-    v1::{Manifest, PlanEntry, Planned, Signature},
+    v1::{Manifest, PlanEntry, Planned, Signature, run_event::Event, run_spec::Kind},
 };
 
 use super::{
@@ -96,5 +97,29 @@ impl Plan {
     /// Whether this is the plan that a manifest stands for.
     pub(super) fn is(&self, manifest: &[u8]) -> bool {
         self.batch.manifest() == manifest
+    }
+}
+
+impl State {
+    /// The remedies whose first orders an event sends: each with its host and stack. What is no remedy is none.
+    pub fn remedies_begun(&self, event: &Event) -> Vec<(HostId, String, String)> {
+        let (Event::Sent(sent), Some(Kind::Runbook(call))) = (event, &self.spec().kind) else {
+            return Vec::new();
+        };
+        let mut begun: Vec<_> = self
+            .plans
+            .iter()
+            .flat_map(|plan| plan.entries.iter().map(move |entry| (plan, entry)))
+            .filter(|(plan, entry)| {
+                let tasks = entry.leaves.iter().filter_map(|leaf| plan.tasks.get(*leaf as usize));
+                tasks.into_iter().any(|task| sent.orders.contains(&task.leaf.order))
+            })
+            .map(|(_, entry)| {
+                let target = &self.targets[entry.target as usize];
+                (target.host, target.target.stack.clone(), plan::remedy_name(&call.id, &entry.remedy))
+            })
+            .collect();
+        begun.dedup();
+        begun
     }
 }

@@ -430,28 +430,6 @@ impl State {
         act::changing(self, plan)
     }
 
-    /// The remedies whose first orders an event sends: each with its host and stack. What is no remedy is none.
-    pub fn remedies_begun(&self, event: &Event) -> Vec<(HostId, String, String)> {
-        let (Event::Sent(sent), Some(Kind::Runbook(call))) = (event, &self.spec().kind) else {
-            return Vec::new();
-        };
-        let mut begun: Vec<_> = self
-            .plans
-            .iter()
-            .flat_map(|plan| plan.entries.iter().map(move |entry| (plan, entry)))
-            .filter(|(plan, entry)| {
-                let tasks = entry.leaves.iter().filter_map(|leaf| plan.tasks.get(*leaf as usize));
-                tasks.into_iter().any(|task| sent.orders.contains(&task.leaf.order))
-            })
-            .map(|(_, entry)| {
-                let target = &self.targets[entry.target as usize];
-                (target.host, target.target.stack.clone(), plan::remedy_name(&call.id, &entry.remedy))
-            })
-            .collect();
-        begun.dedup();
-        begun
-    }
-
     /// The runbook with its parameters; `None` for a run of a single operation.
     pub fn runbook(&self) -> Option<&Bound> {
         self.runbook.as_deref()

@@ -237,8 +237,8 @@ async fn every_probe_on_a_healthy_host() {
     let tail = ask!(world, FileTail, tail);
     assert!(tail.present && tail.size_bytes > 0 && (1..=3).contains(&tail.lines.len()), "{tail:?}");
     assert!(
-        tail.lines.iter().any(|line| line.contains("vigie-agent")),
-        "our own request is the newest: {tail:?}"
+        tail.lines.iter().any(|line| line.contains("\"vigie/")),
+        "our own requests are the newest: {tail:?}"
     );
     let env = ask!(world, EnvCheck, v1::EnvCheckRequest::default());
     assert!(env.present && env.env_file == "/srv/sylion/.env.prod" && env.count > 8, "{env:?}");

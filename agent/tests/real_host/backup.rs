@@ -23,6 +23,7 @@ async fn prepared(world: &World, ask: Ask, prepared: Answer) -> Result<Answer, F
         output: world.watched.clone(),
         ordered: true,
         prepared: Some(prepared),
+        order: None,
     };
     operations::run(ask, &context).await
 }

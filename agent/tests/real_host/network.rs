@@ -73,10 +73,10 @@ async fn the_firewall_is_judged_and_changed_only_as_it_was_shown() {
 async fn a_stack_goes_down_and_comes_up_with_its_volumes() {
     let world = World::new().await;
     world.healthy().await;
-    let Ok(Answer::ComposeBuild(built)) =
-        world.run_until(Ask::ComposeBuild(ComposeBuildRequest::default()), Duration::from_secs(300)).await
-    else {
-        panic!("not built")
+    let build = Ask::ComposeBuild(ComposeBuildRequest::default());
+    let built = match world.run_until(build, Duration::from_secs(300)).await {
+        Ok(Answer::ComposeBuild(built)) => built,
+        other => panic!("{other:?}"),
     };
     assert_eq!(built.images.len(), 1, "{built:?}");
     assert!(!built.images[0].id_after.is_empty());

@@ -69,6 +69,8 @@ async fn a_paused_queue_is_seen_and_resumed() {
     let mut redis = connection(&world).await;
     let key = |own: &str| format!("bull:{QUEUE}:{own}");
     let now = chrono::Utc::now().timestamp_millis();
+    // A queue that was ever used has its version there; without it nothing is left once it is resumed.
+    redis.hset(key("meta"), "version", "bullmq:5").await.unwrap();
     redis.hset(key("meta"), "paused", 1).await.unwrap();
     for id in ["1", "2", "3"] {
         redis.hset(key(id), "timestamp", now - 600_000).await.unwrap();

@@ -69,8 +69,10 @@ async fn the_firewall_is_judged_and_changed_only_as_it_was_shown() {
     assert!(ended.unwrap().success());
 }
 
+/// By its name before the test that goes back to an older image: how Compose is called cannot be found out while a
+/// container runs another image than its files say.
 #[tokio::test]
-async fn a_stack_goes_down_and_comes_up_with_its_volumes() {
+async fn a_clean_restart_keeps_the_volumes() {
     let world = World::new().await;
     world.healthy().await;
     let build = Ask::ComposeBuild(ComposeBuildRequest::default());

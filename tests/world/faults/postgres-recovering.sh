@@ -2,7 +2,6 @@
 # PostgreSQL was killed in the middle of much writing and recovers for minutes: FATAL: the database system is starting up.
 # expect: runbook=postgres-down cause=not_ready remedy=-
 break_it() {
-    local pid
     # Recovery reads its log in an instant on a small host; its process is held in the middle of it, which is what
     # a slow disk does.
     sql <<<'CREATE TABLE world_wal (n int, t text); INSERT INTO world_wal SELECT n, repeat(md5(n::text), 20) FROM generate_series(1, 100000) n;'

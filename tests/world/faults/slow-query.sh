@@ -2,8 +2,7 @@
 # Reports over everything keep PostgreSQL busy for minutes (here: seconds, by the parameter).
 # expect: runbook=high-load cause=long_queries remedy=terminate_long_queries act=no param=long_query_s=5
 break_it() {
-    local n
-    for n in 1 2 3; do
+    for _ in 1 2 3; do
         docker exec -d -e PGAPPNAME=report sylion-postgres psql -U sylion_user -d sylion_prod \
             -c 'SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b'
     done

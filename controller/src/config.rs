@@ -16,7 +16,10 @@ use vigie_transport::{
     identity::{Identity, IdentityError, Role},
 };
 
-use crate::notify::{ChannelError, ChannelSettings};
+use crate::{
+    monitoring::{MonitoringError, MonitoringSettings},
+    notify::{ChannelError, ChannelSettings},
+};
 
 /// The three doors' usual ports.
 pub const OPERATORS_PORT: u16 = 7420;
@@ -52,7 +55,10 @@ pub struct Settings {
     /// A URL that is asked again and again while the controller is well, so that somebody else notices when it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<HeartbeatSettings>,
-    /// Whom to call, in the order of escalation. Takes the place of what runbooks say.
+    /// Where the team's own monitoring tells that it is green; without it a person ticks that line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitoring: Option<MonitoringSettings>,
+    /// Whom to call, in the order of escalation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub contacts: Vec<ContactSettings>,
     /// Where incidents are told.
@@ -116,6 +122,8 @@ pub enum ConfigError {
     Identity(#[source] IdentityError),
     #[error(transparent)]
     Channel(#[from] ChannelError),
+    #[error(transparent)]
+    Monitoring(#[from] MonitoringError),
     #[error("[watch] `every_s` is {0}; write 5 to 3600 seconds, or 0 to watch nothing")]
     Watch(u32),
     #[error("[heartbeat] needs an http or https `url`, and `every_s` of 10 to 3600 seconds")]
@@ -205,6 +213,9 @@ impl Settings {
                 return Err(ConfigError::Heartbeat);
             }
         }
+        if let Some(monitoring) = &self.monitoring {
+            monitoring.check()?;
+        }
         if self.contacts.iter().any(|known| known.role.is_empty() || known.contact.is_empty()) {
             return Err(ConfigError::Contact);
         }
@@ -268,6 +279,7 @@ mod tests {
             enrolment_port: ENROLMENT_PORT,
             watch: WatchSettings::default(),
             heartbeat: None,
+            monitoring: None,
             contacts: Vec::new(),
             notify: Vec::new(),
         }

@@ -81,6 +81,7 @@ pub async fn init(wanted: Init) -> Result<Initialised, InitError> {
             enrolment_port: wanted.enrolment_port,
             watch: WatchSettings::default(),
             heartbeat: None,
+            monitoring: None,
             contacts: Vec::new(),
             notify: Vec::new(),
         },

@@ -16,6 +16,7 @@ pub mod error;
 pub mod fleet;
 pub mod incidents;
 pub mod init;
+pub mod monitoring;
 pub mod notify;
 pub mod permit;
 pub mod runbooks;

@@ -25,6 +25,7 @@ use crate::{
     error::RunsError,
     fleet::Fleet,
     incidents::Incidents,
+    monitoring::{Monitoring, MonitoringError, keep_looking},
     notify::{Channel, ChannelError, deliver},
     parts::{Parts, within},
     permit::Gate,
@@ -65,6 +66,8 @@ pub enum ServeError {
     Bind { door: &'static str, address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Channel(#[from] ChannelError),
+    #[error(transparent)]
+    Monitoring(#[from] MonitoringError),
     #[error("the contract cannot be reflected")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
@@ -144,6 +147,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<Runnin
         .build_v1()?;
 
     let channels = settings.notify.iter().map(Channel::open).collect::<Result<Vec<_>, _>>()?;
+    let monitoring = settings.monitoring.as_ref().map(Monitoring::open).transpose()?;
     let contacts = settings
         .contacts
         .iter()
@@ -202,6 +206,12 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<Runnin
     for channel in channels {
         let (news, store) = (incidents.news(), Arc::clone(&store));
         background.spawn("a channel of notices", deliver(channel, store, news, resting.clone()));
+    }
+    if let Some(monitoring) = monitoring {
+        background.spawn(
+            "the look at the monitoring",
+            keep_looking(monitoring, incidents.clone(), resting.clone()),
+        );
     }
     background.spawn("the incidents", incidents.turn(reports, resting.clone()));
     if let Some(settings) = settings.heartbeat.clone() {

@@ -9,10 +9,18 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use vigie_proto::{
     id::{HostId, IncidentId, RunId},
-    v1::{Incident, IncidentCause, IncidentEntry, IncidentPlace, IncidentState, IncidentSymptom, Symptom},
+    text::escape,
+    v1::{
+        CheckState, Incident, IncidentCause, IncidentEntry, IncidentPlace, IncidentState, IncidentSymptom,
+        Symptom,
+    },
 };
 
-use super::notice::{Kind, Notice};
+use super::{
+    checklist,
+    notice::{Kind, Notice},
+};
+use crate::monitoring::Colour;
 
 /// Symptoms of one cause come within seconds of each other; what comes within this time is diagnosed together.
 const SETTLE_MS: i64 = 8_000;
@@ -77,6 +85,8 @@ pub(super) enum Input {
         text: String,
         checklist: Vec<(String, bool)>,
     },
+    /// The team's own monitoring told how it is.
+    Monitored(Colour),
     Tick,
 }
 
@@ -183,6 +193,7 @@ impl Board {
             Input::Ran { run, hosts, operator, text, checklist } => {
                 self.ran(run, &hosts, &operator, &text, &checklist, now_ms, &mut decision);
             }
+            Input::Monitored(seen) => self.monitored(&seen, now_ms, &mut decision),
             Input::Tick => {}
         }
         self.passes(now_ms, &mut decision);
@@ -394,8 +405,31 @@ impl Board {
             if let Some(last) = incident.timeline.last_mut() {
                 operator.clone_into(&mut last.operator);
             }
-            super::checklist::answer(&mut incident.checklist, checklist);
+            checklist::answer(&mut incident.checklist, checklist);
             decision.changed.insert(*id);
+        }
+    }
+
+    /// Whether the monitoring's word would say anything to an incident.
+    pub(super) fn wants_monitoring(&self) -> bool {
+        self.incidents.values().any(wants_monitoring)
+    }
+
+    /// Takes the monitoring's word. It counts until the incident is over and has been seen green: what goes red after
+    /// that is another incident's.
+    fn monitored(&mut self, seen: &Colour, now_ms: i64, decision: &mut Decision) {
+        let (is_green, text) = match seen {
+            Colour::Green => (true, "monitoring is green".to_owned()),
+            Colour::Red(why) => (false, format!("monitoring is not green: {}", escape(why, false))),
+        };
+        let wanted = if is_green { CheckState::Done } else { CheckState::NotDone };
+        for (id, kept) in self.incidents.iter_mut().filter(|(_, kept)| wants_monitoring(kept)) {
+            let lines = &mut kept.incident.checklist;
+            if checklist::state(lines, checklist::MONITORING) != wanted {
+                checklist::answer(lines, &[(checklist::MONITORING.to_owned(), is_green)]);
+                entry(&mut kept.incident, now_ms, &text, "");
+                decision.changed.insert(*id);
+            }
         }
     }
 
@@ -475,6 +509,16 @@ impl Board {
         self.sent.push_back(now_ms);
         entry(&mut kept.incident, now_ms, &format!("told: {}", kind.word()), "");
         decision.notices.push(Notice::of(&kept.incident, kind, std::mem::take(&mut self.held)));
+    }
+}
+
+fn wants_monitoring(kept: &Kept) -> bool {
+    match kept.incident.state() {
+        IncidentState::Open => true,
+        IncidentState::Resolved => {
+            checklist::state(&kept.incident.checklist, checklist::MONITORING) != CheckState::Done
+        }
+        IncidentState::Closed | IncidentState::Unspecified => false,
     }
 }
 

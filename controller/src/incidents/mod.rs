@@ -35,6 +35,7 @@ use crate::{
     clock::now_ms,
     error::IncidentsError,
     fleet::Fleet,
+    monitoring::Colour,
     notify::Channel,
     permit::Permit,
     runs::Runs,
@@ -133,9 +134,24 @@ impl Incidents {
         self.input(Input::Shows { host, name, symptoms: symptoms.collect() });
     }
 
+    /// Whether any incident waits for the monitoring's word.
+    pub(crate) fn want_monitoring(&self) -> bool {
+        self.board().wants_monitoring()
+    }
+
+    /// Takes the monitoring's word.
+    pub(crate) fn monitored(&self, seen: Colour) {
+        self.input(Input::Monitored(seen));
+    }
+
+    /// Whom to call, in the order of escalation; empty while the settings say nobody.
+    pub(crate) fn contacts(&self) -> &[IncidentContact] {
+        &self.0.contacts
+    }
+
     fn input(&self, input: Input) {
         if let Err(error) = self.0.inputs.try_send(input) {
-            tracing::warn!(%error, "what a host shows is passed over; it tells again");
+            tracing::warn!(%error, "what shows is passed over; it is told again");
         }
     }
 

@@ -20,7 +20,8 @@ impl incidents_server::Incidents for IncidentsRpc {
         let permit = Permit::of(&request)?;
         let ListIncidentsRequest { closed, limit } = request.into_inner();
         let incidents = self.incidents.list(&permit, closed, limit).await?;
-        Ok(Response::new(ListIncidentsResponse { incidents }))
+        let contacts = self.incidents.contacts().to_vec();
+        Ok(Response::new(ListIncidentsResponse { incidents, contacts }))
     }
 
     async fn get_incident(&self, request: Request<GetIncidentRequest>) -> Result<Response<Incident>, Status> {

@@ -16,15 +16,18 @@ pub(super) async fn run(invocation: &mut Invocation, selection: &Selection) -> R
         .into_inner()
         .hosts;
     let open = client.incidents().list_incidents(ListIncidentsRequest::default()).await;
-    let incidents = open.map_err(Error::rpc("asking for the incidents"))?.into_inner().incidents;
+    let open = open.map_err(Error::rpc("asking for the incidents"))?.into_inner();
+    let (incidents, contacts) = (open.incidents, open.contacts);
     let output = &mut invocation.output;
     if output.format.is_text() {
-        let banner = view::incidents::banner(&incidents, &output.look);
+        let banner = view::incidents::banner(&incidents, &contacts, &output.look);
         let text = view::status::text(&hosts, &output.look);
-        output.text(&(banner + &text))?;
+        let contacts = view::incidents::nobody_to_call(&contacts, &output.look);
+        output.text(&(banner + &text + &contacts))?;
     } else {
         let mut document = view::hosts::document(&hosts);
         document["incidents"] = view::incidents::document(&incidents)["incidents"].take();
+        document["contacts"] = view::incidents::contacts(&contacts);
         output.document(&document, "hosts")?;
     }
     let gone = hosts.iter().any(|host| !host.connected);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use vigie_proto::{
     text::escape,
-    v1::{CheckState, Incident, IncidentState},
+    v1::{CheckState, Incident, IncidentContact, IncidentState},
 };
 
 use crate::output::{
@@ -69,9 +69,15 @@ pub(crate) fn list(incidents: &[Incident], look: &Look) -> String {
     table.text(look)
 }
 
-/// A line for each open incident, for whoever looks at the fleet.
-pub(crate) fn banner(incidents: &[Incident], look: &Look) -> String {
+/// An incident that is open for so long wants more people than the one who looks at it.
+const ESCALATE_MS: i64 = 30 * 60_000;
+
+/// A line for each open incident, for whoever looks at the fleet, and whom to call where one is severe or stays open.
+pub(crate) fn banner(incidents: &[Incident], contacts: &[IncidentContact], look: &Look) -> String {
     let open = incidents.iter().filter(|incident| incident.state() == IncidentState::Open);
+    let escalate = open.clone().any(|incident| {
+        incident.severity == "critical" || look.now_ms - incident.opened_at_ms >= ESCALATE_MS
+    });
     let lines = open.map(|incident| {
         format!(
             "{} {}  {} (since {}; vigiectl incidents show {})\n",
@@ -82,7 +88,22 @@ pub(crate) fn banner(incidents: &[Incident], look: &Look) -> String {
             word(&incident.id),
         )
     });
-    lines.collect()
+    let mut text: String = lines.collect();
+    if escalate && !contacts.is_empty() {
+        let known: Vec<_> =
+            contacts.iter().map(|one| format!("{} {}", word(&one.role), word(&one.contact))).collect();
+        text += &format!("  call: {}\n", known.join(" · "));
+    }
+    text
+}
+
+/// What is said while nobody knows whom to call.
+pub(crate) fn nobody_to_call(contacts: &[IncidentContact], look: &Look) -> String {
+    if !contacts.is_empty() {
+        return String::new();
+    }
+    look.dim("escalation contacts are undefined: add [[contacts]] with `role` and `contact` to the controller's controller.toml")
+        + "\n"
 }
 
 /// One incident, whole.
@@ -239,6 +260,11 @@ pub(crate) fn value(incident: &Incident) -> Value {
     json::json(incident, "Incident")
 }
 
+/// Whom to call, as `status` has it beside the hosts.
+pub(crate) fn contacts(contacts: &[IncidentContact]) -> Value {
+    contacts.iter().map(|known| json!({ "role": known.role, "contact": known.contact })).collect()
+}
+
 /// The list as a document.
 pub(crate) fn document(incidents: &[Incident]) -> Value {
     json!({ "incidents": incidents.iter().map(value).collect::<Vec<_>>() })
@@ -320,6 +346,22 @@ mod tests {
     }
 
     #[test]
+    fn whom_to_call_stands_by_what_is_severe_or_stays() {
+        let known = incident().contacts;
+        let call = "  call: On-call +33 1\n";
+        let opened = incident().opened_at_ms;
+        let at = |now_ms, severity: &str| {
+            let incident = Incident { severity: severity.to_owned(), ..incident() };
+            banner(&[incident], &known, &Look { now_ms, ..Look::plain() })
+        };
+        assert!(at(opened, "critical").ends_with(call));
+        assert!(!at(opened, "warning").contains("call"));
+        assert!(at(opened + ESCALATE_MS, "warning").ends_with(call));
+        assert_eq!(nobody_to_call(&known, &Look::plain()), "");
+        assert!(nobody_to_call(&[], &Look::plain()).contains("[[contacts]]"));
+    }
+
+    #[test]
     fn a_report_says_what_is_left_to_write() {
         let text = report(&Incident { cause: "a deploy".to_owned(), ..incident() }, &Look::plain());
         assert!(text.contains("## Cause\n\na deploy\n- diagnosed on vps1: Redis is stopped"), "{text}");
@@ -335,7 +377,9 @@ mod tests {
         ");
         assert_eq!(list(&[], &Look::plain()), "no incidents\n");
         let over = Incident { state: IncidentState::Resolved.into(), ..incident() };
-        assert_eq!(banner(&[over], &Look::plain()), "");
-        assert!(banner(&[incident()], &Look::plain()).starts_with("! vps1  Redis is stopped (since 2023"));
+        assert_eq!(banner(&[over], &[], &Look::plain()), "");
+        assert!(
+            banner(&[incident()], &[], &Look::plain()).starts_with("! vps1  Redis is stopped (since 2023")
+        );
     }
 }

@@ -277,3 +277,36 @@ proptest! {
         prop_assert_eq!(bench.open(), 0);
     }
 }
+
+/// A line of the checklist, by its words.
+fn monitoring(bench: &Bench) -> Vec<CheckState> {
+    let lines = bench.board.incidents.values().map(|kept| &kept.incident.checklist);
+    lines.map(|lines| checklist::state(lines, checklist::MONITORING)).collect()
+}
+
+#[test]
+fn the_monitorings_word_counts_until_an_incident_is_over_and_green() {
+    let mut bench = Bench::new(1);
+    let red = || Input::Monitored(Colour::Red("DiskFull".to_owned()));
+    assert!(!bench.board.wants_monitoring(), "nobody asks while all is well");
+    bench.shows(0, &[symptom("disk-full", "critical")]);
+    bench.passes(30_000, "the disk is full");
+    bench.take(Input::Monitored(Colour::Green));
+    assert_eq!(monitoring(&bench), [CheckState::Done]);
+    bench.take(red());
+    bench.take(red());
+    assert_eq!(monitoring(&bench), [CheckState::NotDone], "an open incident follows it");
+    let said = |bench: &Bench| {
+        let kept = bench.board.incidents.values().next().unwrap();
+        kept.incident.timeline.iter().filter(|line| line.text.starts_with("monitoring")).count()
+    };
+    assert_eq!(said(&bench), 2, "what has not changed is not said again");
+    bench.shows(0, &[]);
+    bench.passes(CALM_MS + 1_000, "");
+    assert_eq!(bench.open(), 0);
+    assert!(bench.board.wants_monitoring(), "it was not green yet");
+    bench.take(Input::Monitored(Colour::Green));
+    assert!(!bench.board.wants_monitoring());
+    bench.take(red());
+    assert_eq!(monitoring(&bench), [CheckState::Done], "what fires now is another incident");
+}

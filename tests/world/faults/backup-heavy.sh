@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # The backup runs in the middle of the day and keeps the disk busy.
-# expect: runbook=high-load cause=heavy_job remedy=defer_job
+# expect: deep runbook=high-load cause=heavy_job remedy=defer_job
 break_it() {
     cat >/usr/local/sbin/world_backup.sh <<'SCRIPT'
 #!/bin/bash

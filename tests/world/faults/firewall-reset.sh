@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # ufw was reset and enabled again with ssh alone: by default it drops everything else.
-# expect: runbook=api-down cause=firewall_closed remedy=open_web
+# expect: runbook=api-down cause=firewall_closed remedy=open_web destroys=yes
 break_it() {
     ufw --force reset >/dev/null
     ufw default deny incoming

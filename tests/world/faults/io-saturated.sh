@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # The backend writes its log to the disk line by line and waits for each, on a disk with a plan's bandwidth.
-# expect: runbook=high-load cause=io_saturated remedy=-
+# expect: deep runbook=high-load cause=io_saturated remedy=-
 break_it() {
     local device id
     id=$(docker inspect -f '{{.Id}}' sylion-backend)

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # A program works on more than its memory limit holds: its pages are read from the disk again and again.
-# expect: runbook=high-load cause=memory_short remedy=-
+# expect: deep runbook=high-load cause=memory_short remedy=-
 THRASH=/var/lib/docker/world-thrash
 break_it() {
     head -c 192M /dev/urandom >"$THRASH"

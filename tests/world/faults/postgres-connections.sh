@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # A leak has taken every connection, the reserved ones too: FATAL: sorry, too many clients already.
-# expect: runbook=postgres-down cause=connections_exhausted remedy=terminate_idle param=idle_s=2
+# expect: runbook=postgres-down cause=connections_exhausted remedy=terminate_idle param=idle_s=2 destroys=yes
 break_it() {
     # One psql holds one session; a script that a worker forgot holds them all, and each idles. It waits outside of the
     # container, as the fault postgres-lock says.

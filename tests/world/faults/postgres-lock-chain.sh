@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # A report sits idle in a transaction on a table, an update waits for it, and a third session for the two.
-# expect: runbook=postgres-down cause=lock_chain remedy=terminate_blocker
+# expect: runbook=postgres-down cause=lock_chain remedy=terminate_blocker destroys=yes
 break_it() {
     hold world-lock-root report 'BEGIN; LOCK TABLE knowledge_documents IN SHARE MODE;'
     poll 10 locks_are "granted AND mode = 'ShareLock'" 1

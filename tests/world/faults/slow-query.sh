@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Reports over everything keep PostgreSQL busy for minutes (here: seconds, by the parameter).
-# expect: runbook=high-load cause=long_queries remedy=terminate_long_queries act=no param=long_query_s=5
+# expect: runbook=high-load cause=long_queries remedy=terminate_long_queries act=no param=long_query_s=5 destroys=yes
 break_it() {
     for _ in 1 2 3; do
         docker exec -d -e PGAPPNAME=report sylion-postgres psql -U sylion_user -d sylion_prod \

@@ -63,21 +63,30 @@ start_docker() {
 
 # A small disk under what fills up on a real host: volumes, container logs, backups,
 # the journal, apt's archives. They are moved onto it by bind mounts, so that freeing
-# space in any of them frees it for all.
+# space in any of them frees it for all. A fault may add paths before it shrinks.
 DISK=/mnt/disk
 DISK_IMAGE=/var/lib/docker/world-disk.img
 DISK_PATHS=(/var/lib/docker/volumes /var/lib/docker/containers /srv/sylion/backups /var/log/journal /var/cache/apt)
 
-shrink_disk() {
-    local number path
-    truncate -s "$1" "$DISK_IMAGE"
-    mkfs.ext4 -q -m 0 -F "$DISK_IMAGE"
+# small_disk SIZE [OPTION OF MKFS…]: an empty one.
+small_disk() {
+    local number size=$1
+    shift
+    truncate -s "$size" "$DISK_IMAGE"
+    mkfs.ext4 -q -m 0 "$@" -F "$DISK_IMAGE"
     [[ -e /dev/loop-control ]] || mknod /dev/loop-control c 10 237
     # Other hosts take loop devices too: losetup finds a free one, the node may be missing here.
     for number in {0..63}; do [[ -e /dev/loop$number ]] || mknod "/dev/loop$number" b 7 "$number"; done
     mkdir -p "$DISK"
     mount -o loop "$DISK_IMAGE" "$DISK"
+}
+
+# shrink_disk SIZE [OPTION OF MKFS…]
+shrink_disk() {
+    local path
+    small_disk "$@"
     systemctl stop docker.socket docker
+    printf '%s\n' "${DISK_PATHS[@]}" >"$WORLD/disk-paths"
     for path in "${DISK_PATHS[@]}"; do
         mkdir -p "$DISK$path"
         cp -a "$path/." "$DISK$path/"
@@ -87,16 +96,55 @@ shrink_disk() {
     start_docker
 }
 
+# shrink_docker SIZE: all that Docker keeps, images too, on a small disk.
+shrink_docker() {
+    small_disk "$1"
+    systemctl stop docker.socket docker
+    tar -C /var/lib/docker --exclude=./world-disk.img -cf - . | tar -C "$DISK" -xf -
+    mount --bind "$DISK" /var/lib/docker
+    start_docker
+}
+
+# fill_disk: takes all but 256 KiB of the small disk, by a file that nobody knows.
+fill_disk() {
+    local filler=${1:-/var/lib/docker/volumes/world-filler}
+    fallocate -l "$(($(df --output=avail -B1 "$DISK" | tail -1) - 256 * 1024))" "$filler"
+}
+
+# refuses_writes: the last kilobytes are the database's own, until it may not have another: a table cannot grow. Its
+# write-ahead log still has room in its segment, so it lives on.
+refuses_writes() {
+    for _ in {1..20}; do
+        sql <<<"CREATE TABLE IF NOT EXISTS event_log (n int, t text); INSERT INTO event_log SELECT n, repeat(md5(n::text), 30) FROM generate_series(1, 200) n" || return 0
+    done
+    return 1
+}
+
+# accepts_writes: what a cure of a full disk ends with.
+accepts_writes() {
+    poll 30 has_health sylion-postgres healthy
+    sql <<<'DROP TABLE IF EXISTS event_log'
+    # What it said while it was broken would be evidence against the next.
+    truncate -s 0 "$(docker inspect -f '{{.LogPath}}' sylion-postgres)"
+}
+
 # Brings back what is on the small disk (a host goes on living while it is broken),
 # except what filled it.
 restore_disk() {
     local path
+    if grep -q ' /var/lib/docker .* /dev/loop' /proc/self/mountinfo; then
+        # What is below is as it was when Docker stopped for the small disk.
+        systemctl stop docker.socket docker || true
+        umount /var/lib/docker || umount -l /var/lib/docker
+    fi
     mountpoint -q "$DISK" || {
         # A host that was started again has lost the mounts, and runs on what was below.
-        rm -f "$DISK_IMAGE"
+        rm -f "$DISK_IMAGE" "$WORLD/disk-paths"
+        start_docker
         return 0
     }
     systemctl stop docker.socket docker || true
+    [[ ! -e $WORLD/disk-paths ]] || mapfile -t DISK_PATHS <"$WORLD/disk-paths"
     for path in "${DISK_PATHS[@]}"; do
         mountpoint -q "$path" || continue
         find "$DISK$path" -name 'world-filler*' -delete
@@ -105,7 +153,7 @@ restore_disk() {
     done
     systemctl restart systemd-journald
     umount "$DISK" || umount -l "$DISK"
-    rm -f "$DISK_IMAGE"
+    rm -f "$DISK_IMAGE" "$WORLD/disk-paths"
     start_docker
 }
 
@@ -197,7 +245,10 @@ CONFIG
     rm -rf "$folder"
 }
 
+# `x509` fails for a certificate that has expired, and for none at all: its words tell which.
 shows_expired() {
-    openssl s_client -connect 127.0.0.1:443 -servername api.sylion.tech </dev/null 2>/dev/null |
-        openssl x509 -noout -checkend 0 | grep -q 'will expire'
+    local said
+    said=$(openssl s_client -connect 127.0.0.1:443 -servername api.sylion.tech </dev/null 2>/dev/null |
+        openssl x509 -noout -checkend 0) || true
+    [[ $said == *'will expire'* ]]
 }

@@ -1,7 +1,10 @@
 # shellcheck shell=bash
-# The disk under volumes, container logs, backups, journal and apt archives is full: PostgreSQL refuses writes.
+# The disk under volumes, container logs, backups, journal and apt archives is full, of several things: PostgreSQL refuses
+# writes.
+# expect: runbook=disk-full cause=filled_by_container_logs remedy=truncate_logs destroys=yes
+# ci: yes
 break_it() {
-    local day backend free
+    local day backend
     shrink_disk 900M
     wait_healthy 60
     backend=$(docker inspect -f '{{.LogPath}}' sylion-backend)
@@ -14,13 +17,8 @@ break_it() {
         touch -d "$(date -d "-$day days" +%Y-%m-%d) 03:15" "$STACK/backups/postgres/sylion_$(date -d "-$day days" +%Y-%m-%d)_031500.sql.gz"
     done
     head -c 60M /dev/urandom >/var/cache/apt/archives/linux-image-cloud_6.1.0_amd64.deb
-    free=$(df --output=avail -B1 "$DISK" | tail -1)
-    fallocate -l "$((free - 256 * 1024))" /var/lib/docker/volumes/world-filler
-    # The last kilobytes are the database's own, until it may not have another: a table
-    # cannot grow. Its write-ahead log still has room in its segment, so it lives on.
-    for _ in {1..20}; do
-        sql <<<"CREATE TABLE IF NOT EXISTS event_log (n int, t text); INSERT INTO event_log SELECT n, repeat(md5(n::text), 30) FROM generate_series(1, 200) n" || break
-    done
+    fill_disk
+    refuses_writes
 }
 cure_it() {
     compose stop
@@ -28,5 +26,5 @@ cure_it() {
     rm -rf "$STACK/backups" && cp -a "$PRISTINE$STACK/backups" "$STACK/"
     rm -f /var/cache/apt/archives/*.deb
     compose up -d --force-recreate backend
-    sql <<<'DROP TABLE IF EXISTS event_log'
+    accepts_writes
 }

@@ -2,7 +2,8 @@
 //!
 //! A mount may hang (a network filesystem whose server is gone) and nothing can end a call that waits for it. So every
 //! question goes to a thread of its own, which is left behind when it does not answer, and a mount is not asked again
-//! while an earlier question is still out. Owns that list of questions, and what was seen of each filesystem's growth.
+//! while an earlier question is still out: the next one waits its turn, as long as it has patience. Owns that list of
+//! questions, and what was seen of each filesystem's growth.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -17,6 +18,9 @@ use tokio::time::Instant;
 
 /// A local filesystem answers within microseconds, one that is being written to death within a second.
 pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often a question looks whether its turn has come: a filesystem that is well answers sooner than that.
+const TURN: Duration = Duration::from_millis(5);
 
 /// Growth is told from two looks at least this far apart: less is noise.
 const WATCHED: Duration = Duration::from_secs(600);
@@ -237,14 +241,15 @@ impl Mounts {
     }
 
     /// Asks a filesystem something in a thread that is left behind when it takes longer than this. `None` then, and
-    /// while an earlier question to the same place is still out.
+    /// when an earlier question to the same place is out for as long: two that ask at once are both answered.
     pub async fn ask<T: Send + 'static>(
         &self,
         place: PathBuf,
         patience: Duration,
         question: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
-        let out = Out::new(&self.asked, place)?;
+        let until = Instant::now() + patience;
+        let out = self.turn(place, until).await?;
         let (answer, answered) = tokio::sync::oneshot::channel();
         std::thread::Builder::new()
             .name("filesystem".to_owned())
@@ -255,7 +260,20 @@ impl Mounts {
                 let _ = answer.send(found);
             })
             .ok()?;
-        tokio::time::timeout(patience, answered).await.ok()?.ok()
+        tokio::time::timeout_at(until, answered).await.ok()?.ok()
+    }
+
+    /// Waits until nobody else asks this place.
+    async fn turn(&self, place: PathBuf, until: Instant) -> Option<Out> {
+        loop {
+            if let Some(out) = Out::new(&self.asked, place.clone()) {
+                return Some(out);
+            }
+            if Instant::now() >= until {
+                return None;
+            }
+            tokio::time::sleep(TURN.min(until.saturating_duration_since(Instant::now()))).await;
+        }
     }
 
     /// Notes how much is used now, and tells how fast that has grown.
@@ -364,6 +382,21 @@ mod tests {
         assert_eq!(mounts.growth(&mount, &room(1000), begun), None);
         let grown = mounts.growth(&mount, &room(4000), begun + Duration::from_secs(1800)).unwrap();
         assert_eq!(grown, Growth { bytes_per_hour: 6000, full_in_s: 3600 });
+    }
+
+    #[tokio::test]
+    async fn two_that_ask_at_once_are_both_answered() {
+        let mounts = Mounts::default();
+        let place = PathBuf::from("/busy");
+        let slow = |answer: u32| {
+            move || {
+                std::thread::sleep(Duration::from_millis(60));
+                answer
+            }
+        };
+        let asked =
+            futures_util::future::join_all((0..3).map(|n| mounts.ask(place.clone(), PATIENCE, slow(n))));
+        assert_eq!(asked.await, [Some(0), Some(1), Some(2)]);
     }
 
     #[tokio::test]

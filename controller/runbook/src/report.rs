@@ -8,12 +8,15 @@ use vigie_proto::{
     descriptors,
     text::escape,
     v1::{
-        CheckState, Conclusion, Finding, FindingState, Outcome, OutcomeStatus, ProbePurpose, Request,
+        Change, CheckState, Conclusion, Finding, FindingState, Outcome, OutcomeStatus, ProbePurpose, Request,
         RunEvent, RunVerdict, WaitClosed, WaitEnd, run_event::Event,
     },
 };
 
 use crate::run::{State, TargetState};
+
+/// How many changes before the run stand in its timeline.
+const CHANGES: usize = 20;
 
 /// Renders a run. `events` are those that `state` was folded from; times are shown in local time with their offset.
 pub fn markdown(state: &State, events: &[RunEvent]) -> String {
@@ -47,6 +50,15 @@ fn render(out: &mut String, state: &State, events: &[RunEvent]) -> fmt::Result {
     actions(out, state)?;
     verification(out, state)?;
     writeln!(out, "## Timeline\n")?;
+    let changes = state.changes(|target| !target.is_well());
+    let before = changes.len().saturating_sub(CHANGES);
+    if before > 0 {
+        writeln!(out, "- {} before these are left out", count(before, "change"))?;
+    }
+    // A timeline is read downwards: the oldest first.
+    for (host, change) in changes.iter().take(CHANGES).rev() {
+        writeln!(out, "- {} {}", time(change.at_ms), md(&format!("{host}: {}", change_words(change))))?;
+    }
     for event in events {
         for line in timeline(state, event) {
             writeln!(out, "- {} {}", time(event.at_ms), md(&line))?;
@@ -266,6 +278,12 @@ fn words(request: &Request) -> String {
         other => format!(" {}={other}", field.name()),
     });
     operation + &arguments.collect::<String>()
+}
+
+/// What changed, as reports and incidents tell it: `changed: env /srv/shop/.env: removed TOKEN`.
+pub fn change_words(change: &Change) -> String {
+    let by = if change.person.is_empty() { String::new() } else { format!(", signed by {}", change.person) };
+    format!("changed: {} {}: {}{by}", change.kind, change.what, change.says)
 }
 
 fn conclusion_words(conclusion: &Conclusion) -> String {

@@ -11,7 +11,7 @@ use vigie_proto::{
 
 use super::Challenge;
 use super::{
-    Holder, Ids, Input, Rejected, State, TargetState, TaskState, act, plan, verdict, waits,
+    Holder, Ids, Input, Rejected, State, TargetState, TaskState, act, beside, plan, verdict, waits,
     wanted::{Asked, diagnosis},
 };
 use crate::Subject;
@@ -207,7 +207,8 @@ fn follows(state: &State, around: &mut Surroundings<'_>) -> Option<Event> {
         }
     }
     let previewing = state.is_planning();
-    let asked: Vec<_> = if previewing { plan::previews(state) } else { diagnosis(state) };
+    let mut asked: Vec<_> = if previewing { plan::previews(state) } else { diagnosis(state) };
+    asked.extend(beside::asks(state));
     if let Some(given_up) = give_up(state, &asked, around) {
         return Some(given_up);
     }
@@ -216,7 +217,9 @@ fn follows(state: &State, around: &mut Surroundings<'_>) -> Option<Event> {
         return (!waiting).then(|| plan::propose_or_close(state, around));
     }
     let mut waiting = vec![false; state.targets.len()];
-    for unanswered in asked.iter().filter(|asked| !asked.is_answered(state)) {
+    let (beside, judged): (Vec<_>, Vec<_>) =
+        asked.iter().filter(|asked| !asked.is_answered(state)).partition(|asked| asked.is_beside());
+    for unanswered in judged {
         waiting[unanswered.key.target] = true;
     }
     if let Some(whole) = state.whole.as_ref().filter(|_| !state.is_concluded()) {
@@ -226,7 +229,8 @@ fn follows(state: &State, around: &mut Surroundings<'_>) -> Option<Event> {
         .filter(|&target| state.targets[target].conclusion.is_none() && !waiting[target])
         .collect();
     match &state.runbook {
-        _ if state.is_diagnosis() && state.is_concluded() => Some(verdict::close(state)),
+        // Everything is judged: what stands beside it has a moment to come.
+        _ if state.is_diagnosis() && state.is_concluded() => beside.is_empty().then(|| verdict::close(state)),
         Some(_) if ready.is_empty() => None,
         Some(_) => Some(Event::Concluded(Concluded {
             conclusions: ready.into_iter().map(|target| conclude(state, target, around.now_ms)).collect(),

@@ -13,6 +13,7 @@
 //! prepared.
 
 mod act;
+mod beside;
 mod decide;
 mod open;
 mod plan;
@@ -24,6 +25,7 @@ mod waits;
 mod wanted;
 
 pub use act::Holder;
+pub use beside::CHANGES;
 pub use decide::{Decision, Surroundings, decide};
 pub use open::{OpenError, open, scope};
 pub use plan::HOUR_MS;
@@ -43,7 +45,8 @@ use crate::Vantage;
 pub struct ProbeKey {
     /// The target's place among the run's targets.
     pub target: usize,
-    /// The probe's id in the runbook; `remedy/step` for a preview or a preparation; empty for a run of a single operation.
+    /// The probe's id in the runbook, or [`CHANGES`]; `remedy/step` for a preview or a preparation; empty for a run of a
+    /// single operation.
     pub probe: String,
     pub purpose: ProbePurpose,
     /// Counts the attempts of a verification or a wait.

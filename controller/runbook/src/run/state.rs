@@ -1,18 +1,21 @@
 //! The fold over a run's events.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use vigie_proto::{
     id::{HostId, IdError, RunId, TaskId},
     order::BatchError,
     v1::{
-        Conclusion, Leaf, Observation, Opened, Outcome, OutcomeStatus, PlanEntry, ProbePurpose, RunEvent,
-        RunMode, RunPhase, RunSpec, RunSummary, RunVerdict, Target, WaitEnd, run_event::Event,
-        run_spec::Kind,
+        Change, Conclusion, FindingState, Leaf, Observation, Opened, Outcome, OutcomeStatus, PlanEntry,
+        ProbePurpose, RunEvent, RunMode, RunPhase, RunSpec, RunSummary, RunVerdict, Target, WaitEnd, result,
+        run_event::Event, run_spec::Kind,
     },
 };
 
-use super::{ProbeKey, act, decide::place, plan, planned::Plan, suite::Whole};
+use super::{CHANGES, ProbeKey, act, decide::place, plan, planned::Plan, suite::Whole};
 use crate::{Bound, Evidence, Runbook};
 
 /// Why events are not a run's. The log is written only by [`super::decide`]: this is damage, or another version.
@@ -136,6 +139,8 @@ pub struct State {
     /// Why a person wants the run to end.
     pub(super) cancelled: Option<String>,
     pub(super) closed: Option<(RunVerdict, String, i64)>,
+    /// When the rules last spoke on a diagnosis; 0 before.
+    pub(super) concluded_at_ms: i64,
     pub(super) epoch: u64,
     pub(super) owned_at_ms: i64,
     last_seq: u64,
@@ -195,6 +200,7 @@ impl State {
             planned_seq: 0,
             cancelled: None,
             closed: None,
+            concluded_at_ms: 0,
             epoch: 0,
             owned_at_ms: first.at_ms,
             last_seq: seq,
@@ -226,7 +232,10 @@ impl State {
                     let target = self.target_mut(seq, conclusion.target)?;
                     match conclusion.purpose() {
                         ProbePurpose::Verification => target.verified = Some(conclusion.clone()),
-                        _ => target.conclusion = Some(conclusion.clone()),
+                        _ => {
+                            target.conclusion = Some(conclusion.clone());
+                            self.concluded_at_ms = event.at_ms;
+                        }
                     }
                 }
             }
@@ -430,6 +439,26 @@ impl State {
         act::changing(self, plan)
     }
 
+    /// What changed before the diagnosis on hosts of which a target is concerned, with their names, newest first.
+    pub fn changes(&self, concerns: impl Fn(&TargetState) -> bool) -> Vec<(&str, &Change)> {
+        let targets = || self.targets.iter().filter(|_| self.is_diagnosis());
+        let hosts: BTreeSet<HostId> =
+            targets().filter(|target| concerns(target)).map(|target| target.host).collect();
+        // A host's own changes are told for each of its stacks.
+        let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
+        for target in targets().filter(|target| hosts.contains(&target.host)) {
+            let host = target.target.host_name.as_str();
+            let changes = target.changes().unwrap_or_default().iter();
+            found.extend(
+                changes
+                    .filter(|change| seen.insert((host, change.at_ms, &change.kind, &change.what, &change.says)))
+                    .map(|change| (host, change)),
+            );
+        }
+        found.sort_by_key(|(_, change)| std::cmp::Reverse(change.at_ms));
+        found
+    }
+
     /// The runbook with its parameters; `None` for a run of a single operation.
     pub fn runbook(&self) -> Option<&Bound> {
         self.runbook.as_deref()
@@ -557,6 +586,25 @@ impl TargetState {
         self.last_seen_ms = at_ms;
     }
 
+    /// What changed on it before the diagnosis, newest first; `None` where that is not known.
+    pub fn changes(&self) -> Option<&[Change]> {
+        let answers = self.evidence.values().filter_map(|outcome| outcome.result.as_ref());
+        let mut told = answers.filter_map(|result| match &result.operation {
+            Some(result::Operation::HostChanges(found)) => Some(found.changes.as_slice()),
+            _ => None,
+        });
+        told.next()
+    }
+
+    /// Whether no trouble is confirmed, and everything could be told.
+    pub fn is_well(&self) -> bool {
+        let findings = self.conclusion.iter().flat_map(|conclusion| &conclusion.findings);
+        self.conclusion.is_some()
+            && !findings
+                .into_iter()
+                .any(|finding| finding.is_trouble() || finding.state() == FindingState::Unknown)
+    }
+
     /// The step that waits at this moment.
     pub fn open_wait(&self) -> Option<(u32, &Passage)> {
         let open = |(_, passage): &(&u32, &Passage)| matches!(passage, Passage::Open { .. });
@@ -589,8 +637,8 @@ impl TargetState {
 
     /// Whether none of its probes got through to the host, and none told anything from elsewhere.
     pub fn is_unreachable(&self) -> bool {
-        let is = |outcome: &Outcome, status| outcome.status() == status;
-        self.evidence.values().any(|outcome| is(outcome, OutcomeStatus::Unreachable))
-            && !self.evidence.values().any(|outcome| is(outcome, OutcomeStatus::Succeeded))
+        let judged = || self.evidence.iter().filter(|(probe, _)| *probe != CHANGES);
+        let any = |status| judged().any(|(_, outcome)| outcome.status() == status);
+        any(OutcomeStatus::Unreachable) && !any(OutcomeStatus::Succeeded)
     }
 }

@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use vigie_proto::v1::{Concluded, Conclusion, Opened, OpenedRunbook, ProbePurpose, RunMode, RunSpec, Target};
+use vigie_proto::v1::{
+    Concluded, Conclusion, Opened, OpenedRunbook, ProbePurpose, RunMode, RunSpec, Target,
+    request::Operation::HostChanges,
+};
 
-use super::{OpenError, ProbeKey, State, decide::place, wanted::Asked};
+use super::{OpenError, ProbeKey, State, beside, decide::place, wanted::Asked};
 use crate::{
     Runbook,
     suite::{Layout, Suite},
@@ -22,6 +25,8 @@ pub(super) struct Whole {
 struct Host {
     targets: Vec<usize>,
     layout: Arc<Layout>,
+    /// Whose changes are asked beside its verdict; `None` where a runbook asks by itself.
+    changes_of: Option<String>,
 }
 
 /// The first event of a run of every runbook: each of them frozen, those named that need parameters.
@@ -91,7 +96,10 @@ impl Whole {
                 let stacks: Vec<_> =
                     targets.iter().map(|place| opened.targets[*place].stack.as_str()).collect();
                 let layout = layouts.entry(stacks.clone()).or_insert_with(|| Arc::new(suite.layout(&stacks)));
-                Host { targets, layout: Arc::clone(layout) }
+                let asks_itself =
+                    layout.asks().iter().any(|ask| matches!(ask.request.operation, Some(HostChanges(_))));
+                let changes_of = (!asks_itself).then(|| beside::stack_of(stacks).to_owned());
+                Host { targets, layout: Arc::clone(layout), changes_of }
             })
             .collect();
         Ok(Self { suite, hosts })
@@ -116,6 +124,11 @@ impl Whole {
             })
         });
         asks.collect()
+    }
+
+    /// For each host the target that its changes are asked for, and of which stack.
+    pub(super) fn beside(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.hosts.iter().filter_map(|host| Some((*host.targets.first()?, host.changes_of.as_deref()?)))
     }
 
     /// The judgement of every host whose questions are all answered; nothing while there is none.

@@ -48,6 +48,7 @@ restore_backup:
     why: no data is touched
 "#;
 
+mod beside;
 mod losses;
 mod steps;
 
@@ -248,6 +249,9 @@ impl World {
                 status: if ill { 502 } else { 200 },
                 ..Default::default()
             }),
+            request::Operation::HostChanges(_) => {
+                result::Operation::HostChanges(v1::HostChangesResult::default())
+            }
             request::Operation::HostLoad(_) => result::Operation::HostLoad(v1::HostLoadResult::default()),
             other => panic!("not asked for: {}", other.name()),
         })

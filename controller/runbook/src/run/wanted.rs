@@ -7,7 +7,7 @@ use vigie_proto::{
     v1::{ProbePurpose, Request, RunPhase, run_spec::Kind},
 };
 
-use super::{Effect, ProbeKey, State, TaskState, act, plan, waits};
+use super::{Effect, ProbeKey, State, TaskState, act, beside, plan, waits};
 use crate::Vantage;
 
 /// How long a host without a session may take to come back before its probes are given up, in milliseconds.
@@ -59,7 +59,8 @@ impl Asked {
             true => i64::from(self.timeout_ms) + TRAVEL_MS,
             false => grace_ms(state),
         };
-        self.since_ms(state) + patience
+        let until = self.since_ms(state) + patience;
+        if self.is_beside() { self.beside_until_ms(state, connected, until) } else { until }
     }
 }
 
@@ -124,7 +125,7 @@ pub(super) fn timeout(request: &Request, asked_for: u32) -> u32 {
 
 /// Everything that the run waits for the world to do. Empty for a closed run, and for one that waits for a person.
 pub fn wanted(state: &State, now_ms: i64, connected: &dyn Fn(HostId) -> bool) -> Vec<Effect> {
-    let (asked, tasks) = match state.phase() {
+    let (mut asked, tasks) = match state.phase() {
         RunPhase::Observing => (diagnosis(state), false),
         RunPhase::Previewing => (plan::previews(state), false),
         RunPhase::Acting | RunPhase::AwaitingPerson | RunPhase::Verifying => {
@@ -134,6 +135,7 @@ pub fn wanted(state: &State, now_ms: i64, connected: &dyn Fn(HostId) -> bool) ->
         }
         RunPhase::AwaitingSignature | RunPhase::Closed | RunPhase::Unspecified => return Vec::new(),
     };
+    asked.extend(beside::asks(state));
     let mut effects = Vec::new();
     let mut wake_at = None;
     let mut wake = |at: i64| wake_at = Some(wake_at.map_or(at, |earliest: i64| earliest.min(at)));

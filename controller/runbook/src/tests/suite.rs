@@ -312,7 +312,7 @@ fn a_run_of_every_runbook_ends_with_its_causes() {
         };
         state = decide(&state, inputs, &mut around).state;
     }
-    assert_eq!(asked, 4, "two loads, two containers");
+    assert_eq!(asked, 6, "two loads, two containers, and what changed on each host");
     let (verdict, reason, _) = state.closed().unwrap();
     assert_eq!((verdict, reason), (RunVerdict::Findings, "2 of 3 not well"));
     let roots = |target: usize| -> Vec<String> {

@@ -9,6 +9,7 @@ use vigie_proto::{
 };
 
 use super::{
+    changes::Lately,
     plan, ranked,
     run::{Health, RunView},
 };
@@ -94,13 +95,14 @@ pub(crate) fn body(view: &RunView, look: &Look) -> String {
         return ranked::body(view, look);
     }
     let mut text = String::new();
+    let lately = Lately::of(view);
     for group in groups(view) {
         let label = view.label(&group.targets);
         match group.health {
             Health::Broken => {
                 text.push_str(&format!("{} {}\n", look.red("✗"), look.bold(&label)));
                 text.push_str(&findings(view, &group, look));
-                text.push_str(&super::changes::lately(view, &group.targets, look));
+                text.push_str(&lately.text(&group.targets, look));
             }
             Health::Noted => {
                 let why = "nothing is wrong; worth knowing:";
@@ -111,6 +113,7 @@ pub(crate) fn body(view: &RunView, look: &Look) -> String {
                 let why = "nothing is confirmed, and not everything is ruled out";
                 text.push_str(&format!("{} {}  {why}\n", look.yellow("?"), look.bold(&label)));
                 text.push_str(&findings(view, &group, look));
+                text.push_str(&lately.text(&group.targets, look));
             }
             Health::Unreachable => {
                 let why = unreachable(view, &group.targets);

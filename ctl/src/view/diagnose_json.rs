@@ -2,12 +2,19 @@
 
 use serde_json::{Value, json};
 
-use super::{plan::short_digest, ranked, run::RunView, runs::mode_word};
+use super::{
+    changes::Lately,
+    plan::short_digest,
+    ranked,
+    run::{Health, RunView},
+    runs::mode_word,
+};
 use crate::output::json;
 
 /// The run as scripts read it. Fields are added over time and never change their meaning.
 pub(crate) fn document(view: &RunView) -> Value {
-    let targets: Vec<_> = view.targets().filter_map(|target| entry(view, target)).collect();
+    let lately = Lately::of(view);
+    let targets: Vec<_> = view.targets().filter_map(|target| entry(view, target, &lately)).collect();
     let plan = view.plan.as_ref().map(|plan| {
         json!({ "digest": data_encoding::HEXLOWER.encode(&vigie_proto::order::digest(&plan.manifest)),
                 "short": short_digest(&plan.manifest), "tasks": plan.leaves.len(), "signed": view.signed })
@@ -28,8 +35,9 @@ pub(crate) fn document(view: &RunView) -> Value {
     })
 }
 
-fn entry(view: &RunView, index: u32) -> Option<Value> {
+fn entry(view: &RunView, index: u32, lately: &Lately<'_>) -> Option<Value> {
     let target = view.target(index)?;
+    let health = view.health(index);
     let conclusion = view.conclusions.get(&index);
     let findings = conclusion.map_or(&[][..], |conclusion| &conclusion.findings);
     let findings: Vec<_> = findings.iter().map(|finding| json::json(finding, "Finding")).collect();
@@ -60,8 +68,9 @@ fn entry(view: &RunView, index: u32) -> Option<Value> {
         "host": target.host_name,
         "host_id": target.host,
         "stack": target.stack,
-        "health": view.health(index).word(),
+        "health": health.word(),
         "findings": findings,
+        "changes": if health == Health::Healthy { Value::Null } else { lately.document(index) },
         "remedy": conclusion.map_or("", |conclusion| conclusion.remedy.as_str()),
         "restore_backup": restore.map(|restore| json!({ "answer": restore.answer, "why": restore.why })),
         "plan": steps,

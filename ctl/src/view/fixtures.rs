@@ -4,10 +4,10 @@ use vigie_proto::{
     order::{Batch, digest},
     v1::{
         CheckState, ChecklistLine, Closed, ComposeRestartRequest, Concluded, Conclusion, Evidence, Failure,
-        Finding, FindingState, Leaf, Manifest, Observation, Observed, Opened, Outcome, OutcomeStatus,
-        PlanEntry, PlanStep, Planned, ProbePurpose, Request, RestoreAdvice, RunEvent, RunMode, RunSpec,
-        RunVerdict, RunbookCall, Selector, Signed, Target, TaskEnded, TasksEnded, plan_step, request, result,
-        run_event::Event, run_spec::Kind,
+        Finding, FindingState, Leaf, Manifest, Observation, Observed, Opened, OpenedRunbook, Outcome,
+        OutcomeStatus, PlanEntry, PlanStep, Planned, ProbePurpose, Request, RestoreAdvice, RunEvent, RunMode,
+        RunSpec, RunVerdict, RunbookCall, Selector, Signed, Target, TaskEnded, TasksEnded, plan_step,
+        request, result, run_event::Event, run_spec::Kind,
     },
 };
 
@@ -51,6 +51,8 @@ restore_backup:
 pub(crate) struct Fleet {
     pub(crate) spec: RunSpec,
     targets: Vec<Target>,
+    /// The ids of a run of every runbook; none for one of a single runbook.
+    runbooks: Vec<&'static str>,
     events: Vec<Event>,
 }
 
@@ -70,7 +72,7 @@ pub(crate) fn fleet(count: usize, kind: Kind) -> Fleet {
         .collect();
     let selector = Selector { all: true, ..Default::default() };
     let spec = RunSpec { selector: Some(selector), kind: Some(kind), timeout_ms: 0 };
-    Fleet { spec, targets, events: Vec::new() }
+    Fleet { spec, targets, runbooks: Vec::new(), events: Vec::new() }
 }
 
 pub(crate) fn runbook(mode: RunMode) -> Kind {
@@ -98,6 +100,12 @@ impl Fleet {
         self
     }
 
+    /// Makes it a run of every runbook, all of which read the same.
+    pub(crate) fn opens(&mut self, runbooks: impl IntoIterator<Item = &'static str>) -> &mut Self {
+        self.runbooks.extend(runbooks);
+        self
+    }
+
     fn is_runbook(&self) -> bool {
         matches!(self.spec.kind, Some(Kind::Runbook(_)))
     }
@@ -117,6 +125,15 @@ impl Fleet {
             runbook_text: text.to_owned(),
             runbook_digest: if text.is_empty() { Vec::new() } else { digest(text.as_bytes()).to_vec() },
             title,
+            runbooks: self
+                .runbooks
+                .iter()
+                .map(|id| OpenedRunbook {
+                    id: (*id).to_owned(),
+                    text: RUNBOOK.to_owned(),
+                    digest: Vec::new(),
+                })
+                .collect(),
             ..Opened::default()
         });
         let mut view = RunView::new(RUN);
@@ -200,8 +217,14 @@ pub(crate) fn closed(verdict: RunVerdict, reason: &str) -> Event {
 
 /// Answers to one probe, by target.
 pub(crate) fn observed(outcomes: impl IntoIterator<Item = (u32, Outcome)>) -> Event {
+    asked("", outcomes)
+}
+
+/// The same to one with an id.
+pub(crate) fn asked(probe: &str, outcomes: impl IntoIterator<Item = (u32, Outcome)>) -> Event {
     let observations = outcomes.into_iter().map(|(target, outcome)| Observation {
         target,
+        probe: probe.to_owned(),
         purpose: ProbePurpose::Diagnosis.into(),
         outcome: Some(outcome),
         ..Default::default()

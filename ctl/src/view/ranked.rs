@@ -10,6 +10,7 @@ use vigie_proto::{
 };
 
 use super::{
+    changes::Lately,
     diagnose::{Merged, evidence, only, says, unreachable},
     run::{Health, RunView},
 };
@@ -48,6 +49,9 @@ impl<'a> Cause<'a> {
         self.of.iter().filter_map(|f| view.target(f.target)).map(|target| target.host_name.as_str()).collect()
     }
 }
+
+/// The rank of what is no trouble.
+const NOTICE: usize = 2;
 
 /// The worst first.
 fn rank(severity: &str) -> usize {
@@ -129,6 +133,7 @@ fn consequences<'a>(
 /// What is wrong, the gravest first; then what could not be told; then who is well, in one line.
 pub(crate) fn body(view: &RunView, look: &Look) -> String {
     let found = confirmed(view);
+    let (lately, mut told) = (Lately::of(view), BTreeSet::new());
     let mut text = String::new();
     for cause in causes(view, &found) {
         let merged = cause.merged();
@@ -164,9 +169,23 @@ pub(crate) fn body(view: &RunView, look: &Look) -> String {
             }
         });
         text.push_str(&what_to_do(view, &cause, look));
+        // A host's changes stand under the gravest of its causes.
+        if rank(&cause.first().severity) < NOTICE {
+            let host = |target: &u32| view.target(*target).map(|of| of.host_name.as_str());
+            let mut fresh = cause.targets();
+            fresh.retain(|target| host(target).is_some_and(|host| !told.contains(host)));
+            told.extend(fresh.iter().filter_map(host));
+            text.push_str(&lately.text(&fresh, look));
+        }
         text.push('\n');
     }
     text.push_str(&unknown(view, look));
+    let untold: Vec<u32> = hosts(view)
+        .into_iter()
+        .filter(|(host, (worst, _))| *worst == Health::Unknown && !told.contains(host))
+        .flat_map(|(_, (_, targets))| targets)
+        .collect();
+    text.push_str(&lately.text(&untold, look));
     text.push_str(&quiet(view, look));
     text.push_str(&left_out(view, look));
     text

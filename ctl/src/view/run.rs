@@ -15,7 +15,7 @@ use vigie_proto::v1::{
     run_spec::Kind,
 };
 
-use vigie_runbook::Runbook;
+use vigie_runbook::{Runbook, run::CHANGES};
 
 use crate::{exit::Exit, output::names};
 
@@ -346,7 +346,7 @@ impl RunView {
 
     /// What the diagnosis says of a target.
     pub(crate) fn health(&self, target: u32) -> Health {
-        let mut asked = self.probes(target).peekable();
+        let mut asked = self.judged(target).peekable();
         let unreachable = |outcome: &Outcome| outcome.status() == OutcomeStatus::Unreachable;
         if asked.peek().is_some() && asked.all(unreachable) {
             return Health::Unreachable;
@@ -364,11 +364,18 @@ impl RunView {
 
     /// The outcomes of a target's probes of the diagnosis.
     pub(crate) fn probes(&self, target: u32) -> impl Iterator<Item = &Outcome> {
-        self.observations
-            .iter()
-            .filter(move |seen| seen.target == target)
-            .filter(|seen| matches!(seen.purpose(), ProbePurpose::Diagnosis | ProbePurpose::Unspecified))
-            .filter_map(|seen| seen.outcome.as_ref())
+        self.asked(target).filter_map(|seen| seen.outcome.as_ref())
+    }
+
+    /// Those that rules judge.
+    fn judged(&self, target: u32) -> impl Iterator<Item = &Outcome> {
+        self.asked(target).filter(|seen| seen.probe != CHANGES).filter_map(|seen| seen.outcome.as_ref())
+    }
+
+    fn asked(&self, target: u32) -> impl Iterator<Item = &Observation> {
+        let diagnosis = [ProbePurpose::Diagnosis, ProbePurpose::Unspecified];
+        let asked = self.observations.iter().filter(move |seen| seen.target == target);
+        asked.filter(move |seen| diagnosis.contains(&seen.purpose()))
     }
 
     /// For a run of a single operation: how it ended on a target, the last outcome counting; `None` while unknown.

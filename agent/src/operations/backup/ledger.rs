@@ -28,8 +28,10 @@ pub(in crate::operations) struct Ledger {
     scans: BTreeMap<PathBuf, Remembered>,
     /// By the backup's digest.
     verified: BTreeMap<String, Verified>,
-    /// By stack and the migration's digest, when a rehearsal last passed.
-    rehearsed: BTreeMap<String, i64>,
+    /// By stack and the migration's digest: its last rehearsal.
+    rehearsals: BTreeMap<String, Rehearsal>,
+    /// By stack and the migration's name: its last run on the database.
+    runs: BTreeMap<String, Ran>,
 }
 
 /// What tells a file from another one of its name.
@@ -51,6 +53,34 @@ struct Remembered {
 pub(in crate::operations) struct Verified {
     pub at_ms: i64,
     pub restore_ms: u32,
+}
+
+/// A rehearsal of a migration that is over.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(in crate::operations) struct Rehearsal {
+    pub at_ms: i64,
+    /// `passed`, or a word of `MigrationRehearsed.outcome`.
+    pub outcome: String,
+    /// Redacted as what leaves the host is.
+    pub says: String,
+    pub already_applied: bool,
+}
+
+/// A migration that was run on the database in service. Written as `begun` before its first statement, so that one
+/// whose end nobody saw is known for what it is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(in crate::operations) struct Ran {
+    pub at_ms: i64,
+    /// Of the file as it was.
+    pub digest: String,
+    /// `begun`, `applied`, `failed`.
+    pub outcome: String,
+    pub says: String,
+    pub failed_line: u32,
+    pub one_transaction: bool,
+    pub backup: String,
 }
 
 impl Ledger {
@@ -83,7 +113,8 @@ impl Ledger {
         change(&mut ledger);
         ledger.scans.retain(|file, _| file.exists());
         bound(&mut ledger.verified, |verified| verified.at_ms);
-        bound(&mut ledger.rehearsed, |at| *at);
+        bound(&mut ledger.rehearsals, |rehearsal| rehearsal.at_ms);
+        bound(&mut ledger.runs, |ran| ran.at_ms);
         let fresh = path.with_extension("json.new");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
         file.write_all(&serde_json::to_vec(&ledger).map_err(io::Error::other)?)?;
@@ -114,18 +145,24 @@ impl Ledger {
         };
     }
 
-    /// When this migration last passed a rehearsal for this stack.
-    pub(in crate::operations) fn rehearsed(&self, stack: &str, digest: &str) -> Option<i64> {
-        self.rehearsed.get(&format!("{stack}/{digest}")).copied()
+    /// This migration's last rehearsal for this stack.
+    pub(in crate::operations) fn rehearsal(&self, stack: &str, digest: &str) -> Option<&Rehearsal> {
+        self.rehearsals.get(&format!("{stack}/{digest}"))
     }
 
     /// Remembers a rehearsal.
-    pub(in crate::operations) fn rehearse(&mut self, stack: &str, digest: &str, at_ms: Option<i64>) {
-        let key = format!("{stack}/{digest}");
-        match at_ms {
-            Some(at) => self.rehearsed.insert(key, at),
-            None => self.rehearsed.remove(&key),
-        };
+    pub(in crate::operations) fn rehearse(&mut self, stack: &str, digest: &str, rehearsal: Rehearsal) {
+        self.rehearsals.insert(format!("{stack}/{digest}"), rehearsal);
+    }
+
+    /// The last run of the migration of this name.
+    pub(in crate::operations) fn ran(&self, stack: &str, file: &str) -> Option<&Ran> {
+        self.runs.get(&format!("{stack}/{file}"))
+    }
+
+    /// Remembers a run, or its beginning.
+    pub(in crate::operations) fn run(&mut self, stack: &str, file: &str, ran: Ran) {
+        self.runs.insert(format!("{stack}/{file}"), ran);
     }
 }
 
@@ -158,7 +195,8 @@ mod tests {
             ledger.learn(file.clone(), identity, scan.clone());
             ledger.learn(folder.path().join("gone"), identity, scan.clone());
             ledger.verify("d1", Some(Verified { at_ms: 7, restore_ms: 3 }));
-            ledger.rehearse("sylion", "m1", Some(9));
+            ledger.rehearse("sylion", "m1", Rehearsal { at_ms: 9, ..Rehearsal::default() });
+            ledger.run("sylion", "a.sql", Ran { at_ms: 4, outcome: "begun".to_owned(), ..Ran::default() });
         })
         .unwrap();
         let ledger = Ledger::read(folder.path());
@@ -166,7 +204,9 @@ mod tests {
         assert_eq!(ledger.scan(&file, Identity { modified_ns: 6, ..identity }), None);
         assert_eq!(ledger.scans.len(), 1, "a file that is gone is forgotten");
         assert_eq!(ledger.verified("d1").unwrap().at_ms, 7);
-        assert_eq!((ledger.rehearsed("sylion", "m1"), ledger.rehearsed("other", "m1")), (Some(9), None));
+        assert_eq!(ledger.rehearsal("sylion", "m1").unwrap().at_ms, 9);
+        assert!(ledger.rehearsal("other", "m1").is_none());
+        assert_eq!(ledger.ran("sylion", "a.sql").unwrap().outcome, "begun");
         fs::write(folder.path().join("backups.json"), "{").unwrap();
         assert!(Ledger::read(folder.path()).verified("d1").is_none());
     }

@@ -15,7 +15,11 @@ use crate::{
     },
     operations::{
         Context, Fault,
-        backup::{folder::Folder, ledger::Ledger, tools::execute},
+        backup::{
+            folder::Folder,
+            ledger::{Ledger, Ran},
+            tools::execute,
+        },
         text,
     },
 };
@@ -65,6 +69,7 @@ pub(in crate::operations) async fn apply(
     .await?;
     let begun = Instant::now();
     let before = schema(&mut watch).await?;
+    remember(&found, "begun", "", &stack, cx)?;
     let ran = watched(&mut session, &mut watch, &migration, &linted, &mut found, cx).await;
     found.duration_ms = milliseconds(begun);
     for blocker in &mut found.blockers {
@@ -74,6 +79,13 @@ pub(in crate::operations) async fn apply(
     match ran {
         Ok(()) => {
             found.applied = true;
+            // It is done, whether that can be written down or not.
+            if let Err(fault) = remember(&found, "applied", "", &stack, cx) {
+                tracing::warn!(
+                    fault = fault.failure.message,
+                    "that a migration was applied is not remembered"
+                );
+            }
             found.changes = difference(&before, &schema(&mut watch).await?);
             postgres::leave(session).await;
             postgres::leave(watch).await;
@@ -83,9 +95,36 @@ pub(in crate::operations) async fn apply(
             // The session may be in the middle of a statement: it is dropped, which ends it.
             drop(session);
             postgres::leave(watch).await;
+            // One that ran out of time may still run, or have run.
+            let outcome = if fault.failure.code == "timed_out" { "begun" } else { "failed" };
+            if let Err(own) = remember(&found, outcome, &fault.failure.message, &stack, cx) {
+                tracing::warn!(fault = own.failure.message, "that a migration failed is not remembered");
+            }
             Err(fault.partial(result::Operation::MigrationApply(found)))
         }
     }
+}
+
+/// Writes down where the run stands.
+fn remember(
+    found: &MigrationApplyResult,
+    outcome: &str,
+    says: &str,
+    stack: &KnownStack,
+    cx: &Context,
+) -> Result<(), Fault> {
+    let own = Ran {
+        at_ms: chrono::Utc::now().timestamp_millis(),
+        digest: found.digest.clone(),
+        outcome: outcome.to_owned(),
+        says: text::text_up_to(&cx.host, says, 400),
+        failed_line: found.failed_line,
+        one_transaction: found.one_transaction,
+        backup: found.backup.clone(),
+    };
+    Ledger::change(Folder::of(cx, stack).state(), |ledger| ledger.run(&stack.name, &found.file, own)).map_err(
+        |error| Fault::failed("state_unwritable", format!("the run cannot be written down: {error}")),
+    )
 }
 
 /// What was rehearsed is this very file, and not long ago.
@@ -95,8 +134,10 @@ fn rehearsed(
     migration: &Migration,
     cx: &Context,
 ) -> Result<(), Fault> {
-    let at = Ledger::read(Folder::of(cx, stack).state()).rehearsed(&stack.name, &migration.digest);
-    let age = at.map(super::folder::age_s);
+    let ledger = Ledger::read(Folder::of(cx, stack).state());
+    let passed =
+        ledger.rehearsal(&stack.name, &migration.digest).filter(|rehearsal| rehearsal.outcome == "passed");
+    let age = passed.map(|rehearsal| super::folder::age_s(rehearsal.at_ms));
     if age.is_some_and(|age| age <= REHEARSAL_S) {
         return Ok(());
     }

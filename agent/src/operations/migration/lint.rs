@@ -5,15 +5,18 @@
 
 use sqlparser::{
     ast::{
-        AlterColumnOperation, AlterTable, AlterTableOperation, AlterTypeOperation, ObjectType, Statement,
-        TableConstraint,
+        AlterColumnOperation, AlterTable, AlterTableOperation, AlterTypeOperation, FromTable, ObjectType,
+        Statement, TableConstraint, TableFactor, TableObject, TableWithJoins,
     },
     dialect::PostgreSqlDialect,
     parser::Parser,
 };
 use vigie_proto::v1::MigrationIssue;
 
-use super::statements::{Piece, Unreadable, pieces, top};
+use super::{
+    locks::{Mode, Touched},
+    statements::{Piece, Unreadable, pieces, top},
+};
 
 /// What a file is.
 #[derive(Debug, Default)]
@@ -37,6 +40,8 @@ pub(super) struct Created {
     pub columns: Vec<(String, String)>,
     /// Table and constraint.
     pub constraints: Vec<(String, String)>,
+    /// The locks that it takes on tables which may be there already.
+    pub touched: Vec<Touched>,
 }
 
 /// Looks at every statement.
@@ -57,7 +62,10 @@ pub(super) fn lint(sql: &str) -> Result<Linted, Unreadable> {
             .with_tokens_with_locations(piece.tokens.clone())
             .parse_statement();
         match parsed {
-            Ok(statement) => linted.statement(&piece, &statement, &mut dropped),
+            Ok(statement) => {
+                linted.touches(&piece, &statement);
+                linted.statement(&piece, &statement, &mut dropped);
+            }
             Err(error) => linted.unparsed(&piece, &error.to_string()),
         }
     }
@@ -82,6 +90,70 @@ impl Linted {
 
     fn danger(&mut self, piece: &Piece, object: &str, rule: &str, remedy: &str) {
         self.dangers.push(issue(piece, object, rule, remedy.to_owned()));
+    }
+
+    /// Which locks a statement takes. One that alters something in a way that is not known here takes the strongest.
+    fn touches(&mut self, piece: &Piece, statement: &Statement) {
+        let mut take = |table: String, mode: Mode, object: &str| {
+            let unless = (piece.guarded && !object.is_empty()).then(|| object.to_owned());
+            self.created.touched.push(Touched { table, mode, unless });
+        };
+        match statement {
+            Statement::CreateIndex(index) => {
+                let mode = if index.concurrently { Mode::ShareUpdateExclusive } else { Mode::Share };
+                take(index.table_name.to_string(), mode, "");
+            }
+            Statement::CreateTrigger(trigger) => {
+                take(trigger.table_name.to_string(), Mode::ShareRowExclusive, "");
+            }
+            Statement::AlterTable(alter) => {
+                for operation in &alter.operations {
+                    let table = alter.name.to_string();
+                    match operation {
+                        AlterTableOperation::AddConstraint { constraint, .. } => {
+                            let name = constraint_name(constraint);
+                            if let TableConstraint::ForeignKey(foreign) = constraint {
+                                take(foreign.foreign_table.to_string(), Mode::ShareRowExclusive, &name);
+                                take(table, Mode::ShareRowExclusive, &name);
+                            } else {
+                                take(table, Mode::AccessExclusive, &name);
+                            }
+                        }
+                        AlterTableOperation::ValidateConstraint { .. } => {
+                            take(table, Mode::ShareUpdateExclusive, "");
+                        }
+                        _ => take(table, Mode::AccessExclusive, ""),
+                    }
+                }
+            }
+            Statement::Drop { object_type: ObjectType::Table, names, .. } => {
+                for name in names {
+                    take(name.to_string(), Mode::AccessExclusive, "");
+                }
+            }
+            Statement::Truncate(truncate) => {
+                for target in &truncate.table_names {
+                    take(target.name.to_string(), Mode::AccessExclusive, "");
+                }
+            }
+            Statement::Insert(insert) => {
+                if let TableObject::TableName(name) = &insert.table {
+                    take(name.to_string(), Mode::RowExclusive, "");
+                }
+            }
+            Statement::Update(update) => {
+                if let Some(name) = table_of(&update.table) {
+                    take(name, Mode::RowExclusive, "");
+                }
+            }
+            Statement::Delete(delete) => {
+                let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
+                for name in from.iter().filter_map(table_of) {
+                    take(name, Mode::RowExclusive, "");
+                }
+            }
+            _ => {}
+        }
     }
 
     /// What the parser does not know is judged by its words where they are enough.
@@ -495,6 +567,13 @@ fn kind(piece: &Piece) -> String {
     }
 }
 
+fn table_of(table: &TableWithJoins) -> Option<String> {
+    match &table.relation {
+        TableFactor::Table { name, .. } => Some(name.to_string()),
+        _ => None,
+    }
+}
+
 fn constraint_name(constraint: &TableConstraint) -> String {
     let name = match constraint {
         TableConstraint::Unique(own) => own.name.as_ref(),
@@ -598,6 +677,34 @@ mod tests {
         let rules: Vec<_> = linted.dangers.iter().map(|issue| issue.rule.as_str()).collect();
         assert_eq!(rules, ["drop", "index_locks_writes", "mixed_transaction"]);
         assert!(linted.own_transaction);
+    }
+
+    #[test]
+    fn the_locks_that_it_takes_are_known() {
+        let sql = "CREATE TABLE IF NOT EXISTS a (b int);\nCREATE INDEX IF NOT EXISTS i ON a (b);\n\
+                   ALTER TABLE plans ADD COLUMN IF NOT EXISTS c int;\nUPDATE plans SET c = 1;\nDELETE FROM old WHERE b = 1;\n\
+                   DO $$ BEGIN IF NOT EXISTS (SELECT 1 FROM pg_constraint WHERE conname = 'f') THEN\n\
+                   ALTER TABLE a ADD CONSTRAINT f FOREIGN KEY (b) REFERENCES plans (code); END IF; END $$;\n\
+                   INSERT INTO plans VALUES (1) ON CONFLICT DO NOTHING;\nTRUNCATE gone;\nDROP TABLE IF EXISTS gone;";
+        let touched = lint(sql).unwrap().created.touched;
+        let found: Vec<_> = touched
+            .iter()
+            .map(|own| (own.table.as_str(), own.mode, own.unless.as_deref().unwrap_or_default()))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("a", Mode::Share, ""),
+                ("plans", Mode::AccessExclusive, ""),
+                ("plans", Mode::RowExclusive, ""),
+                ("old", Mode::RowExclusive, ""),
+                ("plans", Mode::ShareRowExclusive, "f"),
+                ("a", Mode::ShareRowExclusive, "f"),
+                ("plans", Mode::RowExclusive, ""),
+                ("gone", Mode::AccessExclusive, ""),
+                ("gone", Mode::AccessExclusive, ""),
+            ]
+        );
     }
 
     #[test]

@@ -5,9 +5,11 @@
 
 mod apply;
 mod lint;
+mod locks;
 mod rehearse;
 mod snapshot;
 mod statements;
+mod syntax;
 mod tables;
 
 use std::{fs, io, path::PathBuf};
@@ -15,9 +17,18 @@ use std::{fs, io, path::PathBuf};
 use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
-use vigie_proto::v1::{MigrationLintRequest, MigrationLintResult};
+use vigie_proto::v1::{
+    MigrationIssue, MigrationLintRequest, MigrationLintResult, MigrationRehearsed, MigrationRun,
+};
 
-use super::{Context, Fault, backup::folder};
+use super::{
+    Context, Fault,
+    backup::{
+        folder::{self, Folder},
+        ledger::Ledger,
+    },
+    text,
+};
 use crate::host::{postgres::Refusal, stacks::KnownStack};
 use lint::Linted;
 
@@ -134,19 +145,79 @@ pub(super) async fn lint_file(
         ..MigrationLintResult::default()
     };
     let Some(migration) = Migration::read(&stack, &request.file)? else { return Ok(result) };
-    let linted = migration.lint(&request.file)?;
     result.present = true;
-    result.digest = migration.digest;
+    result.digest.clone_from(&migration.digest);
     result.size_bytes = migration.size;
     result.modified_at_ms = migration.modified_at_ms;
+    let linted = lint::lint(&migration.sql);
+    let asked = match &linted {
+        // What is for psql alone is no SQL: the lint says so, and the server would say nothing else.
+        Ok(linted) if linted.psql => None,
+        _ => syntax::ask(&migration.sql, &stack, cx).await,
+    };
+    result.syntax_asked = asked.is_some();
+    let wrong = match (&asked, &linted) {
+        (Some(Err(wrong)), _) => Some(wrong.clone()),
+        (None, Err(open)) => {
+            Some(syntax::Wrong { line: open.line, column: open.column, message: open.message.clone() })
+        }
+        _ => None,
+    };
+    if let Some(wrong) = wrong {
+        (result.syntax_line, result.syntax_column) = (wrong.line, wrong.column);
+        result.syntax_error = text::text_up_to(&cx.host, &wrong.message, 300);
+    }
+    remembered(&mut result, &Ledger::read(Folder::of(cx, &stack).state()));
+    match linted {
+        Ok(linted) => told(&mut result, linted),
+        // The server reads what this lint does not.
+        Err(open) => result.dangers.push(MigrationIssue {
+            line: open.line,
+            rule: "not_understood".to_owned(),
+            remedy: format!(
+                "it cannot be taken apart here ({}): the rehearsal shows what it does",
+                open.message
+            ),
+            ..MigrationIssue::default()
+        }),
+    }
+    Ok(result)
+}
+
+fn told(result: &mut MigrationLintResult, linted: Linted) {
     result.statements = linted.statements;
-    result.idempotent = linted.understood && linted.violations.is_empty();
+    result.idempotent = linted.understood && linted.violations.is_empty() && result.syntax_error.is_empty();
     result.own_transaction = linted.own_transaction;
+    result.psql = linted.psql;
     result.violations = linted.violations.into_iter().take(REMARKS).collect();
     result.dangers = linted.dangers.into_iter().take(REMARKS).collect();
     result.tables = linted.created.tables;
     result.indexes = linted.created.indexes;
-    Ok(result)
+}
+
+/// What became of this migration before.
+fn remembered(result: &mut MigrationLintResult, ledger: &Ledger) {
+    if let Some(own) = ledger.rehearsal(&result.stack, &result.digest) {
+        result.rehearsal = Some(MigrationRehearsed {
+            outcome: own.outcome.clone(),
+            at_ms: own.at_ms,
+            age_s: folder::age_s(own.at_ms),
+            says: own.says.clone(),
+            already_applied: own.already_applied,
+        });
+    }
+    if let Some(own) = ledger.ran(&result.stack, &result.file) {
+        result.run = Some(MigrationRun {
+            outcome: own.outcome.clone(),
+            at_ms: own.at_ms,
+            age_s: folder::age_s(own.at_ms),
+            says: own.says.clone(),
+            failed_line: own.failed_line,
+            one_transaction: own.one_transaction,
+            backup: own.backup.clone(),
+            this_file: own.digest == result.digest,
+        });
+    }
 }
 
 /// Why a migration did not run through.

@@ -12,9 +12,10 @@ use crate::{
         Context, Fault,
         backup::{
             folder::Folder,
-            ledger::Ledger,
+            ledger::{Ledger, Rehearsal},
             tools::{RESERVE, Tools, scratch_name},
         },
+        text,
     },
 };
 
@@ -58,10 +59,14 @@ pub(in crate::operations) async fn rehearse(
     };
     let ran = in_copy(&tools, &scratch, &migration, &linted, &mut found, cx).await;
     let dropped = tools.drop_scratch(&scratch).await;
-    let passed = ran.is_ok() && found.idempotent;
-    let at = passed.then(|| chrono::Utc::now().timestamp_millis());
     let folder = Folder::of(cx, &stack);
-    let kept = Ledger::change(folder.state(), |ledger| ledger.rehearse(&stack.name, &migration.digest, at));
+    let kept = match over(&ran, &found, cx) {
+        Some(own) => {
+            Ledger::change(folder.state(), |ledger| ledger.rehearse(&stack.name, &migration.digest, own))
+        }
+        // What the migration is not at fault for says nothing of it.
+        None => Ok(()),
+    };
     let partial = |fault: Fault, found: MigrationRehearseResult| {
         Err(fault.partial(result::Operation::MigrationRehearse(found)))
     };
@@ -91,6 +96,25 @@ pub(in crate::operations) async fn rehearse(
         return partial(fault, found);
     }
     Ok(found)
+}
+
+/// What is remembered of a rehearsal; nothing where something else than the migration ended it.
+fn over(ran: &Result<(), Fault>, found: &MigrationRehearseResult, cx: &Context) -> Option<Rehearsal> {
+    let (outcome, says) = match ran {
+        Ok(()) if found.idempotent => ("passed", String::new()),
+        Ok(()) => ("second_run_changes", found.second_changes.join("; ")),
+        Err(fault) => match fault.failure.code.as_str() {
+            "migration_failed" => ("first_run_failed", fault.failure.message.clone()),
+            "migration_not_idempotent" => ("second_run_failed", fault.failure.message.clone()),
+            _ => return None,
+        },
+    };
+    Some(Rehearsal {
+        at_ms: chrono::Utc::now().timestamp_millis(),
+        outcome: outcome.to_owned(),
+        says: text::text_up_to(&cx.host, &says, 400),
+        already_applied: ran.is_ok() && found.already_applied,
+    })
 }
 
 async fn in_copy(

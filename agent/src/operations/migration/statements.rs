@@ -53,6 +53,7 @@ impl Piece {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unreadable {
     pub line: u32,
+    pub column: u32,
     pub message: String,
 }
 
@@ -129,6 +130,7 @@ fn tokens(sql: &str) -> Result<Vec<TokenWithSpan>, Unreadable> {
     // A psql line such as `\i file` is tokens like any other; its quotes may not be.
     Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize_with_location().map_err(|error| Unreadable {
         line: u32::try_from(error.location.line).unwrap_or_default(),
+        column: u32::try_from(error.location.column).unwrap_or_default(),
         message: error.message,
     })
 }

@@ -1,9 +1,15 @@
 //! Whether the tables that a stack rests on are there, and how much of what a migration creates.
 
+use std::collections::BTreeMap;
+
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use vigie_proto::v1::{MigrationObject, TableCheckRequest, TableCheckResult, TableHolder, TableState};
 
-use super::{Migration, lint::Created};
+use super::{
+    Migration,
+    lint::Created,
+    locks::{Mode, Touched},
+};
 use crate::{
     host::postgres::{self, Server},
     operations::{Context, Fault, backup::tools::quoted, text},
@@ -72,8 +78,10 @@ async fn look(
         }
         result.tables.push(state);
     }
-    result.holders = holders(session, wanted).await?;
-    let Some(created) = created else { return Ok(result) };
+    let Some(created) = created else {
+        result.holders = holders(session, wanted, &[]).await?;
+        return Ok(result);
+    };
     for (kind, name, present) in objects(session, created).await? {
         if !present {
             result.objects_missing.push(format!("{kind} {name}"));
@@ -87,14 +95,39 @@ async fn look(
         all if all == result.objects.len() => "all".to_owned(),
         _ => "some".to_owned(),
     };
+    // A block that finds what it looks for takes no lock.
+    let absent = |name: &String| {
+        result
+            .objects
+            .iter()
+            .any(|object| object.kind == "constraint" && object.name == *name && !object.present)
+    };
+    let touched: Vec<_> =
+        created.touched.iter().filter(|own| own.unless.as_ref().is_none_or(absent)).cloned().collect();
+    result.holders = holders(session, wanted, &touched).await?;
     Ok(result)
 }
 
 /// Transactions that stay open and hold locks on these tables. Those of the agent itself are short.
-async fn holders(session: &mut PgConnection, tables: &[String]) -> Result<Vec<TableHolder>, sqlx::Error> {
-    let names: Vec<String> = tables.iter().map(|table| identifier(table)).collect();
+async fn holders(
+    session: &mut PgConnection,
+    tables: &[String],
+    touched: &[Touched],
+) -> Result<Vec<TableHolder>, sqlx::Error> {
+    let mut names: Vec<String> = tables.iter().map(|table| identifier(table)).collect();
+    names.extend(touched.iter().map(|own| own.table.clone()));
+    // By the table's own number: one table is written in many ways.
+    let mut needs: BTreeMap<i64, Vec<Mode>> = BTreeMap::new();
+    for own in touched {
+        let relation: Option<i64> = sqlx::query_scalar("SELECT to_regclass($1)::oid::bigint")
+            .bind(&own.table)
+            .fetch_one(&mut *session)
+            .await?;
+        needs.entry(relation.unwrap_or_default()).or_default().push(own.mode);
+    }
     let rows = sqlx::query(
-        "SELECT a.pid, l.relation::regclass::text AS name, l.mode, left(coalesce(a.application_name, ''), 64) AS application, \
+        "SELECT a.pid, l.relation::bigint AS relation, l.relation::regclass::text AS name, l.mode, \
+         left(coalesce(a.application_name, ''), 64) AS application, \
          coalesce(a.state, '') AS state, extract(epoch FROM now() - a.xact_start)::bigint AS transaction_s \
          FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid \
          WHERE l.granted AND l.locktype = 'relation' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
@@ -107,13 +140,18 @@ async fn holders(session: &mut PgConnection, tables: &[String]) -> Result<Vec<Ta
     .await?;
     rows.iter()
         .map(|row| {
+            let mode: String = row.try_get("mode")?;
+            let wanted = needs.get(&row.try_get("relation")?).map_or(&[][..], Vec::as_slice);
+            let held = Mode::of_word(&mode);
             Ok(TableHolder {
                 pid: row.try_get("pid")?,
                 table: row.try_get("name")?,
-                mode: row.try_get("mode")?,
+                mode,
                 application: row.try_get("application")?,
                 state: row.try_get("state")?,
                 transaction_s: row.try_get::<i64, _>("transaction_s")?.try_into().unwrap_or_default(),
+                blocks: held.is_some_and(|held| wanted.iter().any(|wanted| wanted.waits_for(held))),
+                needs: wanted.iter().max().map(|mode| mode.word().to_owned()).unwrap_or_default(),
             })
         })
         .collect()

@@ -5,9 +5,15 @@
 //! twice. Compose is not spoken here; see [`crate::host::stacks::compose`].
 
 pub mod exec;
+mod finished;
 pub mod usage;
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use bollard::{
     ClientVersion, Docker,
@@ -18,6 +24,7 @@ use bollard::{
     },
 };
 use futures_util::StreamExt as _;
+use serde::Deserialize;
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout_at},
@@ -31,6 +38,9 @@ pub const SOCKET: &str = "/var/run/docker.sock";
 
 /// A healthy engine answers a list or an inspection within milliseconds, a loaded one within a second or two.
 const CALL: Duration = Duration::from_secs(4);
+
+/// What an engine says of itself takes some milliseconds, and is not worth more than this.
+const SELF: Duration = Duration::from_secs(1);
 
 /// What the client offers before it knows the engine's version. The engine answers `/version` whatever is offered.
 const OFFERED: ClientVersion = ClientVersion { major_version: 1, minor_version: 47 };
@@ -60,6 +70,8 @@ pub enum EngineError {
     Hung { call: &'static str, after: Duration },
     #[error("the Docker engine knows no {0}")]
     Unknown(String),
+    #[error("{0}")]
+    Changed(String),
     #[error("the Docker engine refused `{call}`")]
     Refused { call: &'static str, source: Box<Error> },
 }
@@ -80,7 +92,7 @@ impl From<EngineError> for Fault {
     fn from(error: EngineError) -> Self {
         let text = error.chain();
         match error {
-            EngineError::Absent(_) => Self::failed("docker_absent", text)
+            EngineError::Absent(_) => Self::absent("docker", text)
                 .hint("install Docker, or set `docker_socket` in /etc/vigie/agent.toml"),
             EngineError::Unreachable { .. } | EngineError::Hung { .. } => {
                 Self::failed("docker_unreachable", text)
@@ -88,6 +100,9 @@ impl From<EngineError> for Fault {
             }
             EngineError::Unknown(_) => {
                 Self::failed("container_unknown", text).hint("list them: `vigiectl probe container-list`")
+            }
+            EngineError::Changed(_) => {
+                Self::failed("prepared_changed", text).hint("look again: the preview of this operation tells")
             }
             EngineError::Refused { .. } => Self::failed("docker_refused", text),
         }
@@ -102,6 +117,8 @@ pub struct Engine {
     client: Arc<Mutex<Option<Docker>>>,
     /// How long a call may take.
     patience: Duration,
+    /// Where the engine keeps everything, as it said at the last connection.
+    root: Arc<RwLock<Option<PathBuf>>>,
 }
 
 /// The end of a container's log.
@@ -116,7 +133,14 @@ pub struct LogTail {
 impl Engine {
     /// The engine behind this socket. Nothing is dialled yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: Arc::new(socket.into()), client: Arc::default(), patience: CALL }
+        Self { socket: Arc::new(socket.into()), client: Arc::default(), patience: CALL, root: Arc::default() }
+    }
+
+    /// Where the engine keeps everything: as it said itself, else as its settings say, else where a package puts it. A
+    /// full disk is when the engine does not answer, so that nobody is asked here.
+    pub fn root(&self) -> PathBuf {
+        let said = self.root.read().unwrap_or_else(PoisonError::into_inner).clone();
+        said.unwrap_or_else(configured_root)
     }
 
     /// All containers, running or not, or those of one Compose project.
@@ -166,6 +190,19 @@ impl Engine {
         self.call("inspect an image", async |client| client.inspect_image(image).await)
             .await
             .map_err(|error| error.naming("image", image))
+    }
+
+    /// Whether a volume of this name is there.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub async fn has_volume(&self, volume: &str) -> Result<bool, EngineError> {
+        let found = self.call("inspect a volume", async |client| client.inspect_volume(volume).await).await;
+        match found.map_err(|error| error.naming("volume", volume)) {
+            Ok(_) => Ok(true),
+            Err(EngineError::Unknown(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Restarts a container, and waits until it has.
@@ -292,7 +329,14 @@ impl Engine {
                 .negotiate_version()
                 .await
                 .map_err(unreachable)?;
-            Ok(client.insert(agreed).clone())
+            let client = client.insert(agreed).clone();
+            // An engine that does not tell this is no worse for everything else.
+            if let Ok(Ok(info)) = tokio::time::timeout(SELF, client.info()).await
+                && let Some(root) = info.docker_root_dir.map(PathBuf::from).filter(|root| root.is_absolute())
+            {
+                *self.root.write().unwrap_or_else(PoisonError::into_inner) = Some(root);
+            }
+            Ok(client)
         };
         timeout_at(begun + self.patience, connect)
             .await
@@ -320,6 +364,18 @@ impl Engine {
     }
 }
 
+/// Where the engine's settings put everything, or a package.
+fn configured_root() -> PathBuf {
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "kebab-case", default)]
+    struct Daemon {
+        data_root: Option<PathBuf>,
+    }
+    let text = std::fs::read_to_string("/etc/docker/daemon.json").unwrap_or_default();
+    let daemon: Daemon = serde_json::from_str(&text).unwrap_or_default();
+    daemon.data_root.filter(|root| root.is_absolute()).unwrap_or_else(|| "/var/lib/docker".into())
+}
+
 /// Unix seconds as the engine takes them.
 fn seconds(since: i64) -> i32 {
     i32::try_from(since).unwrap_or(0)
@@ -344,8 +400,9 @@ struct LineTail {
     truncated: bool,
 }
 
-/// A line longer than this is cut: nobody reads it, and one could fill the whole answer.
-const LINE: usize = 8 * 1024;
+/// A line longer than this is cut: one could fill the whole answer. It is far more than anybody is shown of a line, so that
+/// the cut is behind what leaves the host: half a secret is none that redaction knows.
+const LINE: usize = 32 * 1024;
 
 impl LineTail {
     fn new(bound: usize) -> Self {
@@ -420,6 +477,8 @@ pub fn container(summary: &ContainerSummary) -> Container {
         health: health_in(&status).to_owned(),
         status,
         ports,
+        // The list does not tell: see `Engine::tell_finished`.
+        finished: false,
     }
 }
 

@@ -331,7 +331,11 @@ impl Stacks {
             ),
         };
         if picture.docker_error.is_empty() {
-            return Err(Fault::refused("stack_unknown", message).hint(hint));
+            let fault = match names.as_slice() {
+                [] => Fault::absent("stack", message),
+                _ => Fault::refused("stack_unknown", message),
+            };
+            return Err(fault.hint(hint));
         }
         Err(Fault::failed("docker_unreachable", format!("{message}, and {}", picture.docker_error))
             .hint(hint))
@@ -386,8 +390,14 @@ impl Stacks {
                 stack.correct(settings);
             }
         }
-        let containers: Option<Vec<Container>> =
+        if summaries.is_some() {
+            self.forget_what_is_gone(&mut known, summaries.as_deref().unwrap_or_default()).await;
+        }
+        let mut containers: Option<Vec<Container>> =
             summaries.as_ref().map(|all| all.iter().map(container).collect());
+        if let Some(all) = &mut containers {
+            self.engine.tell_finished(all).await;
+        }
         let present = containers.as_deref().unwrap_or_default();
         let mut models = BTreeMap::new();
         for stack in known.values_mut() {
@@ -411,6 +421,40 @@ impl Stacks {
         let containers = containers.map(Arc::new);
         let picture = Picture { containers, docker_error, configured, looked, unread, ..Picture::default() };
         self.keep(known, picture);
+    }
+
+    /// Forgets the stacks of which nothing is left: no container, no volume, no folder, and no word in the settings. That
+    /// is a stack that was taken away. One whose files or data are still there is missing its containers, and stays.
+    async fn forget_what_is_gone(
+        &self,
+        known: &mut BTreeMap<String, KnownStack>,
+        summaries: &[ContainerSummary],
+    ) {
+        let present: BTreeSet<String> = summaries.iter().map(|summary| container(summary).stack).collect();
+        let mut gone = Vec::new();
+        for stack in known.values() {
+            let is_there = |path: &PathBuf| !matches!(path.try_exists(), Ok(false));
+            if present.contains(&stack.name)
+                || self.settings.contains_key(&stack.name)
+                || stack.directory.as_os_str().is_empty()
+                || is_there(&stack.directory)
+                || stack.config_files.iter().any(is_there)
+            {
+                continue;
+            }
+            let mut has_data = false;
+            for volume in &stack.volumes {
+                // Nobody is forgotten on an answer that could not be had.
+                has_data |= self.engine.has_volume(volume).await.unwrap_or(true);
+            }
+            if !has_data {
+                gone.push(stack.name.clone());
+            }
+        }
+        for name in gone {
+            tracing::info!(stack = name, "nothing of the stack is left on this host: it is forgotten");
+            known.remove(&name);
+        }
     }
 
     /// Looks at one stack's files.
@@ -549,7 +593,7 @@ fn is_well_since<'a>(
         .collect();
     services.all(|service| own.iter().any(|(own, _)| own.service == *service))
         && own.iter().any(|(own, _)| own.health == "healthy")
-        && own.iter().all(|(own, created)| {
+        && own.iter().filter(|(own, _)| !own.finished).all(|(own, created)| {
             own.state == "running"
                 && matches!(own.health.as_str(), "healthy" | "none")
                 && (*created > modified || (!backend.is_empty() && own.service != backend))

@@ -36,7 +36,7 @@ async fn a_stack_that_settings_name_is_known_and_remembered() {
 async fn an_ambiguous_or_unknown_name_is_refused_with_the_names() {
     let (state, project) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let none = open(state.path(), BTreeMap::new());
-    assert_eq!(none.resolve("").await.unwrap_err().failure.code, "stack_unknown");
+    assert_eq!(none.resolve("").await.unwrap_err().failure.code, "stack_absent");
     let two = ["shop", "staging"].map(|name| (name.to_owned(), settings(project.path())));
     let stacks = open(state.path(), BTreeMap::from(two));
     stacks.refresh().await;
@@ -67,6 +67,34 @@ async fn nothing_is_missing_while_nobody_can_tell() {
     assert_ne!(stacks.docker_error(), "");
     let services = &stacks.snapshot()[0].services;
     assert_eq!((services[0].service.as_str(), services[0].state.as_str()), ("backend", "unknown"));
+}
+
+#[tokio::test]
+async fn only_a_stack_of_which_nothing_is_left_is_forgotten() {
+    let (state, project) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    // A socket that refuses: whether a volume is there cannot be had.
+    drop(std::os::unix::net::UnixListener::bind(state.path().join("no-engine.sock")).unwrap());
+    let stacks = open(state.path(), BTreeMap::from([("settled".to_owned(), StackSettings::default())]));
+    let gone = project.path().join("gone");
+    let stack = |name: &str, directory: &Path, volumes: &[&str]| KnownStack {
+        name: name.to_owned(),
+        directory: directory.to_owned(),
+        config_files: vec![directory.join("compose.yml")],
+        volumes: volumes.iter().map(|volume| (*volume).to_owned()).collect(),
+        ..KnownStack::default()
+    };
+    let mut known: BTreeMap<String, KnownStack> = [
+        stack("gone", &gone, &[]),
+        stack("settled", &gone, &[]),
+        stack("with-data", &gone, &["data"]),
+        stack("with-files", project.path(), &[]),
+        // Its containers say that it is there, wherever it lives.
+        stack("opstest", &gone, &[]),
+    ]
+    .map(|stack| (stack.name.clone(), stack))
+    .into();
+    stacks.forget_what_is_gone(&mut known, &summaries(" (healthy)", 0)).await;
+    assert_eq!(known.keys().collect::<Vec<_>>(), ["opstest", "settled", "with-data", "with-files"]);
 }
 
 fn summaries(health: &str, created: i64) -> Vec<ContainerSummary> {

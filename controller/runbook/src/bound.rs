@@ -109,16 +109,23 @@ impl Bound {
         ask(&self.runbook.probes, &self.diagnosis, stack)
     }
 
-    /// The probes that tell whether a symptom shows.
-    pub fn watched(&self, stack: &str) -> Vec<ProbeSpec> {
+    /// The probes that tell whether a symptom shows, as far as they look from here.
+    pub fn watched(&self, stack: &str, from: Vantage) -> Vec<ProbeSpec> {
         let mentioned =
             self.runbook.symptoms.iter().flat_map(|symptom| {
                 std::iter::once(symptom.when.mentioned()).chain(symptom.says.mentioned())
             });
         let wanted: BTreeSet<&String> = mentioned.flat_map(|mentioned| &mentioned.probes).collect();
-        // What is looked at from elsewhere is not the host's to watch.
-        let watches = |probe: &ProbeSpec| probe.from == Vantage::Host && wanted.contains(&probe.id);
+        let watches = |probe: &ProbeSpec| probe.from == from && wanted.contains(&probe.id);
         self.probes(stack).into_iter().filter(watches).collect()
+    }
+
+    /// Whether each symptom rests on a probe that looks from here, in the runbook's order.
+    pub fn rest_on(&self, from: Vantage) -> Vec<bool> {
+        let here =
+            |id: &String| self.runbook.probes.iter().any(|probe| probe.id == *id && probe.from == from);
+        let symptoms = self.runbook.symptoms.iter();
+        symptoms.map(|symptom| symptom.when.mentioned().probes.iter().any(here)).collect()
     }
 
     /// Whether a finding rests on a probe that is asked only where its runbook is run alone.

@@ -21,6 +21,7 @@ mod suite;
 pub mod case;
 pub mod report;
 pub mod run;
+pub mod sightings;
 
 #[cfg(test)]
 mod tests;

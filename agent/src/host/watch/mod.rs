@@ -1,10 +1,8 @@
 //! Watching: each runbook's symptoms, looked for again and again on cheap probes, told when they change.
 //!
 //! Owns the rounds and what was told. The probes go through the same executor as the controller's, so that nothing can
-//! be watched that could not be asked; a question that several runbooks ask is asked once. What is seen once may be
-//! chance: a symptom is told when two looks in a row agree, and missing evidence changes nothing.
-
-mod sightings;
+//! be watched that could not be asked; a question that several runbooks ask is asked once. When two looks in a row agree,
+//! a symptom is told. What is looked at from elsewhere is the controller's to watch.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -18,10 +16,12 @@ use vigie_proto::{
     operation::Operation,
     v1::{HostState, Outcome, OutcomeStatus, OutputSource, Request, Symptoms, Watch, request},
 };
-use vigie_runbook::{Bound, Evidence, ProbeSpec, Runbook, Scope, Showing, Subject};
+use vigie_runbook::{
+    Bound, Evidence, ProbeSpec, Runbook, Scope, Showing, Subject, Vantage,
+    sightings::{Key, Sightings},
+};
 
 use super::{child::OutputSink, clock::Clock, executor::Executor};
-use sightings::{Key, Sightings};
 
 /// Probes of a round that run at once: watching must never be what a host in trouble is busy with.
 const AT_ONCE: usize = 3;
@@ -202,7 +202,7 @@ async fn look(
 
 /// What a runbook's symptoms rest on, of now.
 fn watched(bound: &Bound, stack: &str) -> Vec<ProbeSpec> {
-    let mut probes = bound.watched(stack);
+    let mut probes = bound.watched(stack, Vantage::Host);
     for probe in &mut probes {
         if let Some(request::Operation::ContainerLogs(logs)) = &mut probe.request.operation
             && (logs.since_s == 0 || logs.since_s > RECENT_S)

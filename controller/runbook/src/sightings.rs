@@ -1,15 +1,17 @@
-//! What was seen in the last rounds, and what is told of it. Pure.
+//! What a watch saw in its last rounds, and what is told of it. One rule for everybody who watches: what is seen once may
+//! be chance, so that a symptom is told, and taken back, when two looks in a row agree; missing evidence changes nothing.
 
 use std::collections::BTreeMap;
 
 use vigie_proto::v1::Symptom;
-use vigie_runbook::Showing;
+
+use crate::judge::Showing;
 
 /// A runbook on a stack; the stack is empty for a runbook about hosts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
-    pub(super) runbook: String,
-    pub(super) stack: String,
+pub struct Key {
+    pub runbook: String,
+    pub stack: String,
 }
 
 /// One symptom of one runbook on one stack.
@@ -31,11 +33,11 @@ struct Sighting {
 
 /// Every symptom that showed lately.
 #[derive(Debug, Default)]
-pub(super) struct Sightings(BTreeMap<Place, Sighting>);
+pub struct Sightings(BTreeMap<Place, Sighting>);
 
 impl Sightings {
     /// Takes a round's answers. False when a look soon is to confirm a change.
-    pub(super) fn take(&mut self, looked: BTreeMap<Key, Vec<Showing>>, now_ms: i64) -> bool {
+    pub fn take(&mut self, looked: BTreeMap<Key, Vec<Showing>>, now_ms: i64) -> bool {
         let mut settled = true;
         // A runbook or a stack that is gone has no symptoms any more.
         self.0
@@ -70,7 +72,8 @@ impl Sightings {
     }
 
     /// What shows, for the controller.
-    pub(super) fn told(&self) -> Vec<Symptom> {
+    #[must_use]
+    pub fn told(&self) -> Vec<Symptom> {
         self.0.values().filter_map(|sighting| sighting.told.clone()).collect()
     }
 }
@@ -88,9 +91,8 @@ fn symptom_of(place: &Place, showing: Showing, since_ms: i64) -> Symptom {
 
 #[cfg(test)]
 mod tests {
-    use vigie_runbook::FindingSeverity;
-
     use super::*;
+    use crate::model::FindingSeverity;
 
     fn round(shows: Option<bool>, says: &str) -> BTreeMap<Key, Vec<Showing>> {
         let key = Key { runbook: "backend-502".to_owned(), stack: "sylion".to_owned() };

@@ -153,7 +153,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<Runnin
         .iter()
         .map(|known| IncidentContact { role: known.role.clone(), contact: known.contact.clone() })
         .collect();
-    let (incidents, reports) =
+    let incidents =
         Incidents::load(Arc::clone(&store), fleet.clone(), runs.clone(), channels.clone(), contacts).await?;
     let watching = Watching::new(settings.watch.every_s, runbooks.clone());
 
@@ -213,7 +213,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<Runnin
             keep_looking(monitoring, incidents.clone(), resting.clone()),
         );
     }
-    background.spawn("the incidents", incidents.turn(reports, resting.clone()));
+    background.spawn("the incidents", incidents.turn(resting.clone()));
     if let Some(settings) = settings.heartbeat.clone() {
         background.spawn("the heartbeat", heartbeat(settings, Arc::clone(&store), resting.clone()));
     }

@@ -1,9 +1,11 @@
 //! Which incidents there are, as a pure state machine over what hosts show.
 //!
-//! A symptom opens an incident, or joins one: that of its host, or a young one of the same runbook on other hosts, so
-//! that a fleet that breaks together is one incident. It is diagnosed once its first symptoms have gathered, and told
-//! after that: once on opening, on worsening not too often, once when it is over. Decides nothing about how hosts are
-//! asked or people told.
+//! A symptom opens an incident, or joins one: a young one of its host, one of the same runbook and stack, or a young one
+//! of the same runbook on other hosts, so that a fleet that breaks together is one incident. An outage joins no old
+//! warning: its end would never be told. An incident is diagnosed once its first symptoms have gathered, and told after
+//! that: once on opening, on worsening not too often, once when it is over. What is to be told follows from how it stands
+//! and what people believe, and both are the incident's own, so that no restart and no bound loses a notice. Decides
+//! nothing about how hosts are asked or people told.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -30,18 +32,19 @@ const DIAGNOSED_BY_MS: i64 = 45_000;
 const CALM_MS: i64 = 60_000;
 /// What shows again within this time is the same incident.
 const AGAIN_MS: i64 = 15 * 60_000;
-/// Another host with the same symptom joins an incident that is younger than this.
+/// An incident that is younger than this is joined by what else its hosts show, and by other hosts with the same symptom.
 const JOIN_MS: i64 = 10 * 60_000;
-/// Worsening is told at most this often for one incident.
+/// That an incident got wider, shows again, or has been less bad for so long, is told at most this often.
 const WORSE_MS: i64 = 5 * 60_000;
 /// An agent that has been away for so long is a symptom.
 const AWAY_MS: i64 = 60_000;
-/// Of all incidents together, so many notices are sent in ten minutes; the rest is counted in the next one.
+/// Of all incidents together, so many notices are sent in ten minutes, and as many of critical ones: no flood of warnings
+/// keeps an outage from being told. The rest waits for its turn.
 const NOTICES: usize = 20;
 const NOTICES_WITHIN_MS: i64 = 10 * 60_000;
 /// The timeline's length: a flapping host must not fill the disk.
 const TIMELINE: usize = 500;
-/// Symptoms that are kept of one place, shown or gone.
+/// Symptoms that are kept of one place; those that are gone give way.
 const SYMPTOMS: usize = 100;
 
 /// The runbook under which an agent's silence stands.
@@ -49,13 +52,23 @@ const AWAY_RUNBOOK: &str = "api-down";
 /// No runbook has so many symptoms.
 const AWAY_PLACE: u32 = u32::MAX;
 
+/// Who says what shows on a host. What one says has no bearing on what the other sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Witness {
+    /// Its agent.
+    Agent,
+    /// The controller, from outside.
+    Controller,
+}
+
 /// What may happen.
 #[derive(Debug)]
 pub(super) enum Input {
-    /// All that shows on a host.
+    /// All that a witness sees of a host.
     Shows {
         host: HostId,
         name: String,
+        witness: Witness,
         symptoms: Vec<Symptom>,
     },
     /// An agent's session ended, or has not begun since the controller started.
@@ -105,10 +118,70 @@ struct Kept {
     incident: Incident,
     diagnose_at_ms: Option<i64>,
     diagnosing: Option<RunId>,
-    /// What is to be told, and from when on.
-    due: Option<(Kind, i64)>,
+    /// Nothing is told before: the diagnosis is to come first.
+    tell_from_ms: i64,
     /// Since when nothing shows.
     calm_since_ms: Option<i64>,
+    /// Since when it is less bad than was told.
+    eased_since_ms: Option<i64>,
+    /// Its notice waits, and the timeline says so.
+    held: bool,
+}
+
+impl Kept {
+    fn new(incident: Incident, now_ms: i64) -> Self {
+        Self {
+            incident,
+            diagnose_at_ms: None,
+            diagnosing: None,
+            tell_from_ms: now_ms + DIAGNOSED_BY_MS,
+            calm_since_ms: None,
+            eased_since_ms: None,
+            held: false,
+        }
+    }
+
+    /// What people are to be told, and from when on: what parts how it stands from what they believe. Who never heard of
+    /// it is not told of its end.
+    fn owed(&self) -> Option<(Kind, i64)> {
+        let incident = &self.incident;
+        let spaced = incident.notified_at_ms + WORSE_MS;
+        let rises = rank(&incident.severity) > rank(&incident.told_severity);
+        match (incident.state(), incident.notified_at_ms > 0, incident.told_open) {
+            (IncidentState::Open, false, _) => Some((Kind::Opened, self.tell_from_ms)),
+            (IncidentState::Open, true, false) => Some((Kind::Again, self.tell_from_ms.max(spaced))),
+            // An outage does not wait because a warning was told a moment ago.
+            (IncidentState::Open, true, true) if rises => Some((Kind::Worsened, self.tell_from_ms)),
+            (IncidentState::Open, true, true) if incident.wider_than_told => {
+                Some((Kind::Worsened, self.tell_from_ms.max(spaced)))
+            }
+            (IncidentState::Open, true, true) => {
+                self.eased_since_ms.map(|since| (Kind::Eased, (since + WORSE_MS).max(spaced)))
+            }
+            (IncidentState::Resolved, true, true) => Some((Kind::Resolved, incident.resolved_at_ms)),
+            _ => None,
+        }
+    }
+
+    /// How bad what is owed is for those who are told: an end is as bad as what it ends.
+    fn is_critical(&self, kind: Kind) -> bool {
+        let severity = if kind.is_relief() { &self.incident.told_severity } else { &self.incident.severity };
+        rank(severity) >= CRITICAL
+    }
+
+    /// Takes the worst of what shows for the incident's severity; nothing showing leaves it. True when it changed.
+    fn weigh(&mut self, now_ms: i64) -> bool {
+        let incident = &mut self.incident;
+        let Some(worst) = worst(incident, |symptom| symptom.until_ms == 0) else {
+            self.eased_since_ms = None;
+            return false;
+        };
+        let changed = incident.severity != worst;
+        incident.severity = worst;
+        let eased = incident.told_open && rank(&incident.severity) < rank(&incident.told_severity);
+        self.eased_since_ms = eased.then(|| self.eased_since_ms.unwrap_or(now_ms));
+        changed
+    }
 }
 
 #[derive(Debug, Default)]
@@ -122,24 +195,17 @@ struct Seen {
 pub(super) struct Board {
     incidents: BTreeMap<IncidentId, Kept>,
     hosts: BTreeMap<HostId, Seen>,
-    /// When notices were sent lately.
-    sent: VecDeque<i64>,
-    /// Notices that the bound held back since the last one.
-    held: u32,
+    /// When notices were sent lately: of what is critical, and of the rest.
+    sent: [VecDeque<i64>; 2],
 }
 
 impl Board {
     /// The board as the store remembers it.
     pub(super) fn new(incidents: impl IntoIterator<Item = (IncidentId, Incident)>, now_ms: i64) -> Self {
         let keep = |(id, incident): (IncidentId, Incident)| {
-            let untold = incident.state() == IncidentState::Open && incident.notified_at_ms == 0;
-            let kept = Kept {
-                diagnose_at_ms: untold.then_some(now_ms + SETTLE_MS),
-                due: untold.then_some((Kind::Opened, now_ms + DIAGNOSED_BY_MS)),
-                diagnosing: None,
-                calm_since_ms: None,
-                incident,
-            };
+            let mut kept = Kept::new(incident, now_ms);
+            let open = kept.incident.state() == IncidentState::Open;
+            kept.diagnose_at_ms = (open && kept.owed().is_some()).then_some(now_ms + SETTLE_MS);
             (id, kept)
         };
         Self { incidents: incidents.into_iter().map(keep).collect(), ..Self::default() }
@@ -147,6 +213,11 @@ impl Board {
 
     pub(super) fn incident(&self, id: IncidentId) -> Option<&Incident> {
         self.incidents.get(&id).map(|kept| &kept.incident)
+    }
+
+    /// Every run of ours that diagnoses an incident.
+    pub(super) fn all_diagnosing(&self) -> Vec<RunId> {
+        self.incidents.values().filter_map(|kept| kept.diagnosing).collect()
     }
 
     /// The incident that a run of ours diagnoses.
@@ -168,10 +239,10 @@ impl Board {
     pub(super) fn take(&mut self, input: Input, now_ms: i64) -> Decision {
         let mut decision = Decision::default();
         match input {
-            Input::Shows { host, name, symptoms } => {
+            Input::Shows { host, name, witness, symptoms } => {
                 let seen = self.hosts.entry(host).or_default();
                 seen.name = name;
-                self.shows(host, symptoms, now_ms, &mut decision);
+                self.shows(host, witness, symptoms, now_ms, &mut decision);
             }
             Input::Away { host, name } => {
                 let seen = self.hosts.entry(host).or_default();
@@ -203,9 +274,11 @@ impl Board {
     /// When [`Input::Tick`] is due.
     pub(super) fn wake_at_ms(&self) -> Option<i64> {
         let incidents = self.incidents.values().flat_map(|kept| {
-            let due = kept.due.map(|(_, at)| at);
+            let due = kept.owed().map(|(kind, at)| at.max(self.room_at_ms(kept.is_critical(kind))));
             let calm = kept.calm_since_ms.map(|since| since + CALM_MS);
-            [kept.diagnose_at_ms, due, calm]
+            // One diagnosis at a time; its end is an input of its own.
+            let diagnose = kept.diagnose_at_ms.filter(|_| kept.diagnosing.is_none());
+            [diagnose, due, calm]
         });
         let away = self.hosts.iter().filter_map(|(host, seen)| {
             let since = seen.away_since_ms?;
@@ -222,16 +295,27 @@ impl Board {
     }
 
     /// Compares what shows with what showed.
-    fn shows(&mut self, host: HostId, symptoms: Vec<Symptom>, now_ms: i64, decision: &mut Decision) {
+    fn shows(
+        &mut self,
+        host: HostId,
+        witness: Witness,
+        symptoms: Vec<Symptom>,
+        now_ms: i64,
+        decision: &mut Decision,
+    ) {
+        let outside = witness == Witness::Controller;
+        let own = |symptom: &IncidentSymptom| symptom.outside == outside && symptom.place != AWAY_PLACE;
         let now: BTreeSet<_> =
             symptoms.iter().map(|s| (s.runbook.clone(), s.stack.clone(), s.place)).collect();
         let mut known = BTreeSet::new();
         for (id, kept) in &mut self.incidents {
             for place in kept.incident.places.iter_mut().filter(|place| is_of(place, host)) {
                 let stack = place.stack.clone();
-                for symptom in place.symptoms.iter_mut().filter(|symptom| symptom.until_ms == 0) {
+                for symptom in
+                    place.symptoms.iter_mut().filter(|symptom| symptom.until_ms == 0 && own(symptom))
+                {
                     let key = (symptom.runbook.clone(), stack.clone(), symptom.place);
-                    if symptom.place == AWAY_PLACE || now.contains(&key) {
+                    if now.contains(&key) {
                         known.insert(key);
                     } else {
                         symptom.until_ms = now_ms;
@@ -244,49 +328,58 @@ impl Board {
             // What is only worth knowing is shown where somebody looks, and wakes nobody.
             let wakes = matches!(symptom.severity.as_str(), "warning" | "critical");
             let key = (symptom.runbook.clone(), symptom.stack.clone(), symptom.place);
-            if wakes && !known.contains(&key) {
-                self.begins(host, symptom, now_ms, decision);
+            // Of an agent's silence nobody but the controller can tell.
+            if wakes && symptom.place != AWAY_PLACE && !known.contains(&key) {
+                self.begins(host, outside, symptom, now_ms, decision);
             }
         }
     }
 
     /// A symptom begins to show.
-    fn begins(&mut self, host: HostId, symptom: Symptom, now_ms: i64, decision: &mut Decision) {
+    fn begins(
+        &mut self,
+        host: HostId,
+        outside: bool,
+        symptom: Symptom,
+        now_ms: i64,
+        decision: &mut Decision,
+    ) {
         let name = self.hosts.get(&host).map(|seen| seen.name.clone()).unwrap_or_default();
-        let joined = self.home_of(host, &symptom, now_ms);
-        let (id, is_new) = joined.map_or_else(|| (IncidentId::new(), true), |id| (id, false));
-        let kept = self.incidents.entry(id).or_insert_with(|| Kept {
-            incident: Incident {
+        let id = self.home_of(host, &symptom, now_ms).unwrap_or_else(IncidentId::new);
+        let kept = self.incidents.entry(id).or_insert_with(|| {
+            let incident = Incident {
                 id: id.to_string(),
                 state: IncidentState::Open.into(),
                 opened_at_ms: now_ms,
                 title: symptom.says.clone(),
                 ..Incident::default()
-            },
-            diagnose_at_ms: None,
-            diagnosing: None,
-            due: None,
-            calm_since_ms: None,
+            };
+            Kept::new(incident, now_ms)
         });
+        let owed = kept.owed().map(|(kind, _)| kind);
         let incident = &mut kept.incident;
-        let worse_severity = rank(&symptom.severity) > rank(&incident.severity);
         let new_host = !incident.places.iter().any(|place| is_of(place, host));
         let new_runbook = !symptoms_of(incident, host).any(|known| known.runbook == symptom.runbook);
-        if worse_severity {
-            incident.severity.clone_from(&symptom.severity);
-        }
         let again = incident.state() == IncidentState::Resolved;
         if again {
             incident.set_state(IncidentState::Open);
             incident.resolved_at_ms = 0;
         }
+        incident.wider_than_told |= incident.told_open && (new_host || new_runbook);
         let target =
             if symptom.stack.is_empty() { name.clone() } else { format!("{name}/{}", symptom.stack) };
         let word = if again { "shows again" } else { "shows" };
         entry(incident, now_ms, &format!("{target} {word}: {} ({})", symptom.says, symptom.runbook), "");
         let place = place_of(incident, host, &name, &symptom.stack);
-        place.symptoms.retain(|known| known.runbook != symptom.runbook || known.place != symptom.place);
-        place.symptoms.truncate(SYMPTOMS - 1);
+        let same = |known: &IncidentSymptom| {
+            known.runbook == symptom.runbook && known.place == symptom.place && known.outside == outside
+        };
+        place.symptoms.retain(|known| !same(known));
+        while place.symptoms.len() >= SYMPTOMS
+            && let Some(gone) = place.symptoms.iter().position(|known| known.until_ms != 0)
+        {
+            place.symptoms.remove(gone);
+        }
         place.symptoms.push(IncidentSymptom {
             runbook: symptom.runbook,
             place: symptom.place,
@@ -294,17 +387,20 @@ impl Board {
             says: symptom.says,
             since_ms: now_ms,
             until_ms: 0,
+            outside,
         });
         decision.changed.insert(id);
         kept.calm_since_ms = None;
-        let told = kept.incident.notified_at_ms;
-        if is_new || told == 0 {
+        let before = rank(&kept.incident.severity);
+        kept.weigh(now_ms);
+        let worse = rank(&kept.incident.severity) > before;
+        let now_owed = kept.owed().map(|(kind, _)| kind);
+        // The first words that people read are those of a diagnosis, and so are those of what is worse.
+        if kept.incident.notified_at_ms == 0 || worse || again || new_host || new_runbook {
             kept.diagnose_at_ms.get_or_insert(now_ms + SETTLE_MS);
-            kept.due.get_or_insert((Kind::Opened, now_ms + DIAGNOSED_BY_MS));
-        } else if worse_severity || new_host || new_runbook || again {
-            kept.diagnose_at_ms.get_or_insert(now_ms + SETTLE_MS);
-            let kind = if again { Kind::Again } else { Kind::Worsened };
-            kept.due.get_or_insert((kind, (now_ms + DIAGNOSED_BY_MS).max(told + WORSE_MS)));
+        }
+        if now_owed != owed || (worse && kept.incident.told_open) {
+            kept.tell_from_ms = now_ms + DIAGNOSED_BY_MS;
         }
     }
 
@@ -313,21 +409,30 @@ impl Board {
         let is_open = |kept: &Kept| kept.incident.state() == IncidentState::Open;
         let here = |kept: &Kept| kept.incident.places.iter().any(|place| is_of(place, host));
         let same = |incident: &Incident| {
-            incident
-                .places
-                .iter()
-                .flat_map(|place| &place.symptoms)
-                .any(|known| known.runbook == symptom.runbook)
+            let symptoms = incident.places.iter().flat_map(|place| &place.symptoms);
+            symptoms.into_iter().any(|known| known.runbook == symptom.runbook)
+        };
+        let continues = |incident: &Incident| {
+            let places = incident.places.iter();
+            let mut own = places.filter(|place| is_of(place, host) && place.stack == symptom.stack);
+            own.any(|place| place.symptoms.iter().any(|known| known.runbook == symptom.runbook))
         };
         let young = |kept: &Kept| now_ms < kept.incident.opened_at_ms + JOIN_MS;
+        // An outage that joined a warning of yesterday would be nobody's news, and its end would be none.
+        let too_mild = |kept: &Kept| {
+            let worst = worst(&kept.incident, |_| true).unwrap_or_default();
+            rank(&symptom.severity) >= CRITICAL && rank(&worst) < CRITICAL && !young(kept)
+        };
         let recent = |kept: &Kept| {
             kept.incident.state() == IncidentState::Resolved
                 && now_ms < kept.incident.resolved_at_ms + AGAIN_MS
         };
         let find = |wanted: &dyn Fn(&Kept) -> bool| {
-            self.incidents.iter().rev().find(|(_, kept)| wanted(kept)).map(|(id, _)| *id)
+            let mut newest_first = self.incidents.iter().rev();
+            newest_first.find(|(_, kept)| wanted(kept) && !too_mild(kept)).map(|(id, _)| *id)
         };
-        find(&|kept| is_open(kept) && here(kept))
+        find(&|kept| is_open(kept) && continues(&kept.incident))
+            .or_else(|| find(&|kept| is_open(kept) && here(kept) && young(kept)))
             .or_else(|| find(&|kept| is_open(kept) && young(kept) && same(&kept.incident)))
             .or_else(|| find(&|kept| recent(kept) && here(kept) && same(&kept.incident)))
     }
@@ -372,12 +477,8 @@ impl Board {
         if !causes.is_empty() {
             kept.incident.causes = causes;
         }
-        // Who waited for the diagnosis is told now, unless they were told a moment ago.
-        if let Some((kind, at)) = kept.due {
-            let earliest =
-                if kind == Kind::Opened { now_ms } else { kept.incident.notified_at_ms + WORSE_MS };
-            kept.due = Some((kind, at.min(earliest.max(now_ms))));
-        }
+        // Who waited for the diagnosis is told now.
+        kept.tell_from_ms = kept.tell_from_ms.min(now_ms);
         decision.changed.insert(id);
     }
 
@@ -394,11 +495,14 @@ impl Board {
     ) {
         for (id, kept) in &mut self.incidents {
             let incident = &mut kept.incident;
+            // What is done long after the end is done for another reason.
+            let over =
+                incident.state() != IncidentState::Open && now_ms >= incident.resolved_at_ms + AGAIN_MS;
             let concerns = incident
                 .places
                 .iter()
                 .any(|place| place.host.parse().is_ok_and(|host: HostId| hosts.contains(&host)));
-            if !concerns {
+            if over || !concerns {
                 continue;
             }
             entry(incident, now_ms, text, &run.to_string());
@@ -453,12 +557,14 @@ impl Board {
                 since_ms,
                 ..Symptom::default()
             };
-            self.begins(host, symptom, now_ms, decision);
+            self.begins(host, true, symptom, now_ms, decision);
         }
         let mut due = Vec::new();
         for (id, kept) in &mut self.incidents {
-            let shows =
-                kept.incident.places.iter().flat_map(|place| &place.symptoms).any(|s| s.until_ms == 0);
+            if kept.incident.state() == IncidentState::Open && kept.weigh(now_ms) {
+                decision.changed.insert(*id);
+            }
+            let shows = worst(&kept.incident, |symptom| symptom.until_ms == 0).is_some();
             match (kept.incident.state(), shows) {
                 (IncidentState::Open, false) => {
                     let since = *kept.calm_since_ms.get_or_insert(now_ms);
@@ -467,10 +573,11 @@ impl Board {
                         kept.diagnose_at_ms = None;
                         kept.incident.set_state(IncidentState::Resolved);
                         kept.incident.resolved_at_ms = now_ms;
+                        // Whoever reads of it from now on wants to know how bad it was.
+                        kept.incident.severity = worst(&kept.incident, |_| true).unwrap_or_default();
+                        kept.incident.wider_than_told = false;
                         entry(&mut kept.incident, now_ms, "nothing shows any more: resolved", "");
                         decision.changed.insert(*id);
-                        // Nobody is told of the end of what they never heard of.
-                        kept.due = (kept.incident.notified_at_ms > 0).then_some((Kind::Resolved, now_ms));
                     }
                 }
                 _ => kept.calm_since_ms = None,
@@ -481,34 +588,64 @@ impl Board {
                     kept.incident.places.iter().map(|place| place.host_name.clone()).collect();
                 decision.diagnose.push((*id, names.into_iter().collect()));
             }
-            if let Some((kind, at)) = kept.due
+            if let Some((kind, at)) = kept.owed()
                 && now_ms >= at
             {
-                kept.due = None;
-                due.push((*id, kind));
+                due.push((at, *id, kind, kept.is_critical(kind)));
+            } else {
+                kept.held = false;
             }
         }
-        for (id, kind) in due {
-            self.tell(id, kind, now_ms, decision);
+        // Who waits longest is told first.
+        due.sort_unstable_by_key(|(at, id, ..)| (*at, *id));
+        for is_critical in [true, false] {
+            let these = due.iter().filter(|(.., critical)| *critical == is_critical);
+            let wait: Vec<_> = these.map(|(_, id, kind, _)| (*id, *kind)).collect();
+            self.tell(&wait, is_critical, now_ms, decision);
         }
     }
 
-    /// Tells people, unless they were told too much already.
-    fn tell(&mut self, id: IncidentId, kind: Kind, now_ms: i64, decision: &mut Decision) {
-        while self.sent.front().is_some_and(|at| now_ms >= at + NOTICES_WITHIN_MS) {
-            self.sent.pop_front();
+    /// When another notice may be sent.
+    fn room_at_ms(&self, is_critical: bool) -> i64 {
+        let sent = &self.sent[usize::from(is_critical)];
+        sent.len().checked_sub(NOTICES).map_or(0, |oldest| sent[oldest] + NOTICES_WITHIN_MS)
+    }
+
+    /// Tells people, as many as they can bear. What is left is told when there is room.
+    fn tell(&mut self, wait: &[(IncidentId, Kind)], is_critical: bool, now_ms: i64, decision: &mut Decision) {
+        let sent = &mut self.sent[usize::from(is_critical)];
+        while sent.front().is_some_and(|at| now_ms >= at + NOTICES_WITHIN_MS) {
+            sent.pop_front();
         }
-        let Some(kept) = self.incidents.get_mut(&id) else { return };
-        kept.incident.notified_at_ms = now_ms;
-        decision.changed.insert(id);
-        if self.sent.len() >= NOTICES {
-            self.held += 1;
-            entry(&mut kept.incident, now_ms, "not told: too many notices in the last minutes", "");
-            return;
+        for (place, (id, kind)) in wait.iter().enumerate() {
+            let Some(kept) = self.incidents.get_mut(id) else { continue };
+            if sent.len() >= NOTICES {
+                if !kept.held {
+                    kept.held = true;
+                    entry(
+                        &mut kept.incident,
+                        now_ms,
+                        "not told yet: too many notices in the last minutes",
+                        "",
+                    );
+                    decision.changed.insert(*id);
+                }
+                continue;
+            }
+            sent.push_back(now_ms);
+            let waiting = wait.len() - place - 1;
+            let crowd = (sent.len() == NOTICES).then_some(waiting);
+            entry(&mut kept.incident, now_ms, &format!("told: {}", kind.word()), "");
+            decision.notices.push(Notice::of(&kept.incident, *kind, crowd));
+            decision.changed.insert(*id);
+            kept.held = false;
+            kept.eased_since_ms = None;
+            let incident = &mut kept.incident;
+            incident.notified_at_ms = now_ms;
+            incident.told_open = *kind != Kind::Resolved;
+            incident.told_severity.clone_from(&incident.severity);
+            incident.wider_than_told = false;
         }
-        self.sent.push_back(now_ms);
-        entry(&mut kept.incident, now_ms, &format!("told: {}", kind.word()), "");
-        decision.notices.push(Notice::of(&kept.incident, kind, std::mem::take(&mut self.held)));
     }
 }
 
@@ -557,10 +694,19 @@ fn place_of<'a>(incident: &'a mut Incident, host: HostId, name: &str, stack: &st
     &mut incident.places[at]
 }
 
+/// The worst severity among an incident's symptoms; nothing where there is none.
+fn worst(incident: &Incident, of: impl Fn(&IncidentSymptom) -> bool) -> Option<String> {
+    let symptoms = incident.places.iter().flat_map(|place| &place.symptoms).filter(|symptom| of(symptom));
+    symptoms.max_by_key(|symptom| rank(&symptom.severity)).map(|symptom| symptom.severity.clone())
+}
+
+/// The rank of what wakes people at night.
+const CRITICAL: u8 = 3;
+
 /// How bad a word is.
 pub(crate) fn rank(severity: &str) -> u8 {
     match severity {
-        "critical" => 3,
+        "critical" => CRITICAL,
         "warning" => 2,
         "notice" => 1,
         _ => 0,

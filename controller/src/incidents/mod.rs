@@ -10,14 +10,14 @@ mod notice;
 mod ran;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     error::Error,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{
-    sync::{broadcast::error::RecvError, mpsc, watch},
+    sync::{Notify, broadcast::error::RecvError, watch},
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,9 @@ use vigie_proto::{
 };
 
 pub(crate) use board::rank;
-pub(crate) use notice::{Kind as NoticeKind, Notice};
+#[cfg(test)]
+pub(crate) use notice::Kind as NoticeKind;
+pub(crate) use notice::Notice;
 
 use crate::{
     audit::Intent,
@@ -41,14 +43,11 @@ use crate::{
     runs::Runs,
     store::{Store, StoreError},
 };
-use board::{Board, Decision, Input};
+use board::{Board, Decision, Input, Witness};
 
 /// Incidents that a list shows when nobody says how many, and at most; as many are kept on the board.
 const LISTED: u32 = 50;
 const LISTED_AT_MOST: u32 = 1000;
-
-/// Reports that wait for the loop; behind that, what an agent shows is told again at its next change or session.
-const INPUTS: usize = 1024;
 
 /// When to try again what the store did not take.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -60,7 +59,7 @@ const RETURN: Duration = Duration::from_secs(35);
 const LONGEST_NOTE: usize = 4000;
 const LONGEST_WORDS: usize = 500;
 
-/// Symptoms that one host can show.
+/// Symptoms that one witness can see of one host.
 const SYMPTOMS: usize = 200;
 
 /// A cheap handle to all incidents.
@@ -73,7 +72,9 @@ struct Inner {
     runs: Runs,
     channels: Vec<Channel>,
     contacts: Vec<IncidentContact>,
-    inputs: mpsc::Sender<Input>,
+    inbox: Mutex<Inbox>,
+    /// Rung when something lies in the inbox.
+    bell: Notify,
     /// Held for moments, and across the write that makes a change lasting: the board is never ahead of the store for
     /// those who read.
     board: Mutex<Board>,
@@ -83,8 +84,29 @@ struct Inner {
     news: watch::Sender<u64>,
 }
 
-/// What the loop takes.
-pub(crate) struct Reports(mpsc::Receiver<Input>);
+/// What waits for the loop. A newer report takes the place of an older one, so that a storm loses none: agents tell only
+/// what changed, and tell it once.
+#[derive(Default)]
+struct Inbox {
+    shows: BTreeMap<(HostId, Witness), Vec<v1::Symptom>>,
+    monitored: Option<Colour>,
+}
+
+/// One thing from the inbox.
+enum Post {
+    Shows(HostId, Witness, Vec<v1::Symptom>),
+    Monitored(Colour),
+}
+
+impl Inbox {
+    fn next(&mut self) -> Option<Post> {
+        if let Some(seen) = self.monitored.take() {
+            return Some(Post::Monitored(seen));
+        }
+        let ((host, witness), symptoms) = self.shows.pop_first()?;
+        Some(Post::Shows(host, witness, symptoms))
+    }
+}
 
 impl Incidents {
     /// The incidents as the store remembers them.
@@ -97,14 +119,14 @@ impl Incidents {
         runs: Runs,
         channels: Vec<Channel>,
         contacts: Vec<IncidentContact>,
-    ) -> Result<(Self, Reports), StoreError> {
+    ) -> Result<Self, StoreError> {
         let known = store.incidents(false, LISTED_AT_MOST).await?;
         let known = known.into_iter().filter_map(|incident| Some((incident.id.parse().ok()?, incident)));
-        let (inputs, reports) = mpsc::channel(INPUTS);
+        let (inbox, bell) = (Mutex::default(), Notify::new());
         let board = Mutex::new(Board::new(known, now_ms()));
         let (news, turn) = (watch::Sender::new(0), tokio::sync::Mutex::default());
-        let inner = Inner { store, fleet, runs, channels, contacts, inputs, board, turn, news };
-        Ok((Self(Arc::new(inner)), Reports(reports)))
+        let inner = Inner { store, fleet, runs, channels, contacts, inbox, bell, board, turn, news };
+        Ok(Self(Arc::new(inner)))
     }
 
     fn board(&self) -> MutexGuard<'_, Board> {
@@ -116,22 +138,19 @@ impl Incidents {
         self.0.news.subscribe()
     }
 
-    /// Takes what an agent says shows on its host, bounded: it is a stranger's text.
+    /// Takes what an agent says shows on its host.
     pub(crate) fn shows(&self, host: HostId, symptoms: Symptoms) {
         let Some(name) = self.0.fleet.name(host) else { return };
         for runbook in symptoms.unwatched.iter().take(SYMPTOMS) {
             let runbook: String = escape(runbook, false).chars().take(64).collect();
             tracing::warn!(host = name, runbook, "an agent cannot watch for a runbook's symptoms");
         }
-        let bounded = |text: &str, most: usize| escape(text, false).chars().take(most).collect::<String>();
-        let symptoms = symptoms.symptoms.into_iter().take(SYMPTOMS);
-        let symptoms = symptoms.map(|symptom| v1::Symptom {
-            runbook: bounded(&symptom.runbook, 63),
-            stack: bounded(&symptom.stack, 63),
-            says: bounded(&symptom.says, LONGEST_WORDS),
-            ..symptom
-        });
-        self.input(Input::Shows { host, name, symptoms: symptoms.collect() });
+        self.report(host, Witness::Agent, symptoms.symptoms);
+    }
+
+    /// Takes what shows of a host from outside.
+    pub(crate) fn shows_outside(&self, host: HostId, symptoms: Vec<v1::Symptom>) {
+        self.report(host, Witness::Controller, symptoms);
     }
 
     /// Whether any incident waits for the monitoring's word.
@@ -141,7 +160,8 @@ impl Incidents {
 
     /// Takes the monitoring's word.
     pub(crate) fn monitored(&self, seen: Colour) {
-        self.input(Input::Monitored(seen));
+        self.inbox().monitored = Some(seen);
+        self.0.bell.notify_one();
     }
 
     /// Whom to call, in the order of escalation; empty while the settings say nobody.
@@ -149,23 +169,51 @@ impl Incidents {
         &self.0.contacts
     }
 
-    fn input(&self, input: Input) {
-        if let Err(error) = self.0.inputs.try_send(input) {
-            tracing::warn!(%error, "what shows is passed over; it is told again");
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.0.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bounded: it is a stranger's text, or speaks of what a stranger said.
+    fn report(&self, host: HostId, witness: Witness, symptoms: Vec<v1::Symptom>) {
+        let bounded = |text: &str, most: usize| escape(text, false).chars().take(most).collect::<String>();
+        let symptoms = symptoms.into_iter().take(SYMPTOMS);
+        let symptoms = symptoms
+            .map(|symptom| v1::Symptom {
+                runbook: bounded(&symptom.runbook, 63),
+                stack: bounded(&symptom.stack, 63),
+                says: bounded(&symptom.says, LONGEST_WORDS),
+                ..symptom
+            })
+            .collect();
+        self.inbox().shows.insert((host, witness), symptoms);
+        self.0.bell.notify_one();
+    }
+
+    /// Completes with the next of what lies in the inbox.
+    async fn post(&self) -> Input {
+        loop {
+            let next = self.inbox().next();
+            match next {
+                Some(Post::Monitored(seen)) => return Input::Monitored(seen),
+                Some(Post::Shows(host, witness, symptoms)) => {
+                    // A host that was forgotten in the meantime shows nothing.
+                    if let Some(name) = self.0.fleet.name(host) {
+                        return Input::Shows { host, name, witness, symptoms };
+                    }
+                }
+                None => self.0.bell.notified().await,
+            }
         }
     }
 
     /// Turns the board until it is told to stop.
-    pub(crate) async fn turn(self, mut reports: Reports, stop: CancellationToken) {
+    pub(crate) async fn turn(self, stop: CancellationToken) {
         let (mut changes, mut ended) = (self.0.fleet.changes(), self.0.runs.ended());
         let mut returning = Some(Box::pin(sleep(RETURN)));
         loop {
             let input = tokio::select! {
                 () = stop.cancelled() => return,
-                input = reports.0.recv() => match input {
-                    Some(input) => input,
-                    None => return,
-                },
+                input = self.post() => input,
                 changed = changes.recv() => match changed {
                     Ok(host) => match self.presence(host) {
                         Some(input) => input,
@@ -182,7 +230,10 @@ impl Incidents {
                         Some(input) => input,
                         None => continue,
                     },
-                    Err(RecvError::Lagged(_)) => continue,
+                    Err(RecvError::Lagged(_)) => {
+                        self.missed(&stop).await;
+                        continue;
+                    }
                     Err(RecvError::Closed) => return,
                 },
                 () = async { if let Some(returning) = &mut returning { returning.await } else { std::future::pending().await } } => {
@@ -293,6 +344,22 @@ impl Incidents {
         let decision = self.board().take(input, now_ms());
         self.commit(&decision, stop).await;
         drop(turn);
+    }
+
+    /// Looks at every run that diagnoses an incident: its end may be among those that were missed, and an incident
+    /// whose diagnosis never ended would not be diagnosed again.
+    async fn missed(&self, stop: &CancellationToken) {
+        let runs = self.board().all_diagnosing();
+        for run in runs {
+            let over = match self.0.runs.state(run).await {
+                Ok(state) => state.closed().is_some(),
+                // It is told as what cannot be read.
+                Err(_) => true,
+            };
+            if over && let Some(input) = self.ended(run).await {
+                self.take(input, stop).await;
+            }
+        }
     }
 
     /// What a run that ended means for incidents.
@@ -439,3 +506,6 @@ impl Incidents {
 fn hosts_of(state: &vigie_runbook::run::State) -> BTreeSet<HostId> {
     state.targets().iter().map(|target| target.host).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,7 +47,7 @@ impl Web {
                 topic: &topic,
                 title: &notice.subject,
                 message: &notice.text,
-                priority: if notice.severity == "critical" { 5 } else { 3 },
+                priority: priority(notice),
                 tags: [tag(notice)],
             }),
             None => self.client.post(self.url.clone()).json(notice),
@@ -71,10 +71,15 @@ fn topic(url: &Url) -> Option<(Url, String)> {
     Some((root, topic))
 }
 
+/// ntfy's scale: 5 rings until somebody looks, 3 is its default. Good news wake nobody.
+fn priority(notice: &Notice) -> u8 {
+    if notice.severity == "critical" && !notice.kind.is_relief() { 5 } else { 3 }
+}
+
 fn tag(notice: &Notice) -> &'static str {
-    match (notice.kind, notice.severity.as_str()) {
-        (crate::incidents::NoticeKind::Resolved, _) => "white_check_mark",
-        (_, "critical") => "rotating_light",
-        _ => "warning",
+    match (notice.kind.is_relief(), notice.severity.as_str()) {
+        (true, _) => "white_check_mark",
+        (false, "critical") => "rotating_light",
+        (false, _) => "warning",
     }
 }

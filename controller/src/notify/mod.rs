@@ -1,8 +1,9 @@
 //! Telling people: webhooks, ntfy and e-mail.
 //!
-//! Owns the channels of the settings, and per channel a loop that delivers what waits in the store, oldest first. A
-//! notice is delivered at least once: it leaves the store after the other side took it. What cannot be delivered is
-//! tried again ever more slowly, and given up after a day, since nobody wants yesterday's alarm.
+//! Owns the channels of the settings, and per channel a loop that delivers what waits in the store, of each incident the
+//! oldest first. A notice is delivered at least once: it leaves the store after the other side took it. What cannot be
+//! delivered is tried again ever more slowly, while others go past it, and given up after a day, since nobody wants
+//! yesterday's alarm, or when the other side says that it will never take it.
 
 mod email;
 mod settings;
@@ -57,6 +58,24 @@ pub enum DeliveryError {
     Mail(#[source] lettre::transport::smtp::Error),
     #[error("no answer within {} s", PATIENCE.as_secs())]
     Time,
+}
+
+impl DeliveryError {
+    /// Whether the other side will not take this notice, ever: what it does not like is the notice. What it does not like
+    /// of the channel (its token, its address) a person may mend within the day, and the rest passes by itself.
+    fn is_final(&self) -> bool {
+        use reqwest::StatusCode as Status;
+        let passes = [
+            Status::UNAUTHORIZED,
+            Status::FORBIDDEN,
+            Status::NOT_FOUND,
+            Status::PROXY_AUTHENTICATION_REQUIRED,
+            Status::REQUEST_TIMEOUT,
+            Status::TOO_EARLY,
+            Status::TOO_MANY_REQUESTS,
+        ];
+        matches!(self, Self::Answer(status) if status.is_client_error() && !passes.contains(status))
+    }
 }
 
 impl Channel {
@@ -134,11 +153,12 @@ pub(crate) async fn deliver(
         tokio::select! {
             () = stop.cancelled() => return,
             () = sleep(pause) => {}
+            changed = news.changed() => if changed.is_err() { return },
         }
     }
 }
 
-/// Tries the oldest notice. How long to wait before the next look, or nothing when none waits.
+/// Tries the notice that is due first. How long to wait before the next look, or nothing when none waits.
 async fn next(channel: &Channel, store: &dyn Store) -> Result<Option<Duration>, crate::store::StoreError> {
     let Some(pending) = store.next_notice(&channel.name).await? else { return Ok(None) };
     let wait_ms = pending.next_at_ms - now_ms();
@@ -157,12 +177,12 @@ async fn next(channel: &Channel, store: &dyn Store) -> Result<Option<Duration>, 
             tracing::info!(channel = channel.name, subject = notice.subject, "told");
             store.notice_done(pending.id).await?;
         }
-        Err(error) if now_ms() - pending.made_at_ms > STALE_MS => {
+        Err(error) if error.is_final() || now_ms() - pending.made_at_ms > STALE_MS => {
             tracing::error!(
                 channel = channel.name,
                 subject = notice.subject,
                 error = &error as &dyn Error,
-                "a notice is given up after a day"
+                "a notice is given up: it is not taken"
             );
             store.notice_done(pending.id).await?;
         }

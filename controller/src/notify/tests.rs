@@ -90,6 +90,20 @@ async fn ntfy_gets_its_own_words() {
     assert!(refused.to_string().contains("403"), "{refused}");
 }
 
+#[tokio::test]
+async fn the_end_of_an_outage_rings_at_nobodys_bed() {
+    use crate::incidents::NoticeKind;
+    let (url, mut received) = web(&[200, 200, 200]).await;
+    let settings = ChannelSettings { url: Some(format!("{url}/our-topic")), ..settings(Kind::Ntfy) };
+    let channel = Channel::open(&settings).unwrap();
+    let told = [(NoticeKind::Opened, 5), (NoticeKind::Eased, 3), (NoticeKind::Resolved, 3)];
+    for (kind, priority) in told {
+        let notice = Notice { kind, severity: "critical".to_owned(), ..Notice::test() };
+        channel.deliver(&notice).await.unwrap();
+        assert_eq!(received.recv().await.unwrap().1["priority"], priority, "{kind:?}");
+    }
+}
+
 /// The other end of a mail delivery, as RFC 5321 has it, on a plain connection.
 #[tokio::test]
 async fn mail_reaches_everybody() {
@@ -173,6 +187,59 @@ async fn what_was_not_taken_is_tried_again_and_then_leaves_the_store() {
     assert_eq!(next(&channel, &*store).await.unwrap(), None);
     assert!(store.next_notice("other").await.unwrap().is_some());
     assert_eq!([0, 1, 7, 60].map(pause_ms), [5_000, 10_000, 640_000, LONGEST_PAUSE_MS]);
+}
+
+/// A notice of an incident, as it lies in the store.
+fn of_incident(incident: &str, subject: &str) -> (String, String) {
+    let notice = Notice { incident: incident.to_owned(), subject: subject.to_owned(), ..Notice::test() };
+    ("pager".to_owned(), serde_json::to_string(&notice).unwrap())
+}
+
+#[tokio::test]
+async fn what_is_not_taken_holds_up_its_own_incident_alone() {
+    let (url, mut received) = web(&[503, 200, 200, 200]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&folder.path().join("store")).await.unwrap());
+    let channel = Channel::open(&ChannelSettings { url: Some(url), ..settings(Kind::Webhook) }).unwrap();
+    let notices =
+        [of_incident("a", "a opened"), of_incident("a", "a resolved"), of_incident("b", "b opened")];
+    store.save_incidents(None, &[], &notices, now_ms()).await.unwrap();
+    let mut heard = Vec::new();
+    for _ in 0..2 {
+        next(&channel, &*store).await.unwrap();
+        heard.push(received.recv().await.unwrap().1["subject"].clone());
+    }
+    assert_eq!(heard, ["a opened", "b opened"], "an end never comes before its beginning");
+    let waits = store.next_notice("pager").await.unwrap().unwrap();
+    assert!(waits.body.contains("a opened") && waits.attempts == 1, "{waits:?}");
+    store.notice_delayed(waits.id, 0).await.unwrap();
+    for expected in ["a opened", "a resolved"] {
+        next(&channel, &*store).await.unwrap();
+        assert_eq!(received.recv().await.unwrap().1["subject"], expected);
+    }
+    assert_eq!(store.next_notice("pager").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_will_never_be_taken_is_given_up_and_what_a_person_can_mend_is_not() {
+    let (url, mut received) = web(&[413, 401]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&folder.path().join("store")).await.unwrap());
+    let channel = Channel::open(&ChannelSettings { url: Some(url), ..settings(Kind::Webhook) }).unwrap();
+    let notices = [of_incident("a", "too large"), of_incident("b", "a wrong token")];
+    store.save_incidents(None, &[], &notices, now_ms()).await.unwrap();
+    for _ in 0..2 {
+        next(&channel, &*store).await.unwrap();
+        received.recv().await.unwrap();
+    }
+    let waits = store.next_notice("pager").await.unwrap().unwrap();
+    assert!(waits.body.contains("a wrong token"), "{waits:?}");
+    let answer =
+        |status: u16| DeliveryError::Answer(reqwest::StatusCode::from_u16(status).unwrap()).is_final();
+    assert_eq!(
+        [400, 404, 408, 410, 422, 429, 500, 302].map(answer),
+        [true, false, false, true, true, false, false, false]
+    );
 }
 
 #[test]

@@ -113,7 +113,7 @@ pub trait Store: Send + Sync + 'static {
     /// At most two incidents whose id begins with `prefix`.
     async fn incidents_beginning(&self, prefix: &str) -> Result<Vec<Incident>, StoreError>;
 
-    /// The oldest notice that a channel has not delivered.
+    /// The notice that a channel is to deliver next: of each incident the oldest, and of those the one that is due first.
     async fn next_notice(&self, channel: &str) -> Result<Option<PendingNotice>, StoreError>;
 
     /// A notice is delivered, or given up.

@@ -68,8 +68,16 @@ pub(super) async fn next_notice(
     pool: &SqlitePool,
     channel: &str,
 ) -> Result<Option<PendingNotice>, StoreError> {
+    // Of one incident the oldest comes first; one that is not taken keeps no other incident's waiting.
     let row = sqlx::query(
-        "SELECT id, body, made_at_ms, attempts, next_at_ms FROM notices WHERE channel = ? ORDER BY id LIMIT 1",
+        "WITH own AS (
+             SELECT id, body, made_at_ms, attempts, next_at_ms,
+                    CASE WHEN json_valid(body) THEN json_extract(body, '$.incident') ELSE id END AS incident
+             FROM notices WHERE channel = ?
+         )
+         SELECT id, body, made_at_ms, attempts, next_at_ms FROM own
+         WHERE id IN (SELECT MIN(id) FROM own GROUP BY incident)
+         ORDER BY next_at_ms, id LIMIT 1",
     )
     .bind(channel)
     .fetch_optional(pool)

@@ -66,18 +66,20 @@ pub struct Settings {
     pub notify: Vec<ChannelSettings>,
 }
 
-/// `[watch]`: whether agents watch for symptoms by themselves.
+/// `[watch]`: whether agents, and the controller from outside, watch for symptoms by themselves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct WatchSettings {
     /// The pause between two looks, in seconds; 0 for none.
     pub every_s: u32,
+    /// Whether the controller looks at each stack's public name. Not where it has no way to them.
+    pub outside: bool,
 }
 
 impl Default for WatchSettings {
     /// A symptom is seen within half a minute, for a few probes a minute.
     fn default() -> Self {
-        Self { every_s: 30 }
+        Self { every_s: 30, outside: true }
     }
 }
 

@@ -36,7 +36,7 @@ use crate::{
     runbooks::Runbooks,
     runs::Runs,
     store::{Sqlite, Store, StoreError},
-    tasks::{Doors, DoorsError, Watching, heartbeat, keep_watching, remember, renew},
+    tasks::{Doors, DoorsError, Outside, Watching, heartbeat, keep_watching, remember, renew, watch_outside},
 };
 
 /// How long a stop may take; who has not ended by then is named and left.
@@ -156,6 +156,12 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<Runnin
     let incidents =
         Incidents::load(Arc::clone(&store), fleet.clone(), runs.clone(), channels.clone(), contacts).await?;
     let watching = Watching::new(settings.watch.every_s, runbooks.clone());
+    let outside = Outside {
+        every_s: if settings.watch.outside { settings.watch.every_s } else { 0 },
+        fleet: fleet.clone(),
+        runbooks: runbooks.clone(),
+        incidents: incidents.clone(),
+    };
 
     let gate = Gate::new(audit);
     let listening = CancellationToken::new();
@@ -203,6 +209,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<Runnin
     background.spawn("the fleet's memory", remember(fleet.clone(), resting.clone()));
     background.spawn("the certificate's renewal", renew(doors, resting.clone()));
     background.spawn("the watch", keep_watching(watching, fleet.clone(), resting.clone()));
+    background.spawn("the watch from outside", watch_outside(outside, resting.clone()));
     for channel in channels {
         let (news, store) = (incidents.news(), Arc::clone(&store));
         background.spawn("a channel of notices", deliver(channel, store, news, resting.clone()));

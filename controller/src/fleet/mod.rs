@@ -167,6 +167,14 @@ impl Fleet {
         stacks.iter().find(|stack| stack.name == name).cloned()
     }
 
+    /// Every host with its name and the stacks that its agent last told of, connected or not.
+    pub(crate) fn stacks(&self) -> Vec<(HostId, String, Vec<v1::Stack>)> {
+        let hosts = self.hosts();
+        let stacks =
+            |known: &Known| known.row.state.as_ref().map(|state| state.stacks.clone()).unwrap_or_default();
+        hosts.iter().map(|(id, known)| (*id, known.row.name.clone(), stacks(known))).collect()
+    }
+
     /// Whether a host has a session.
     pub fn is_connected(&self, host: HostId) -> bool {
         self.session(host).is_some()

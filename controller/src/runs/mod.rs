@@ -5,7 +5,7 @@
 //! hears of it.
 
 mod driver;
-mod outside;
+pub(crate) mod outside;
 mod report;
 mod routes;
 mod stacks;

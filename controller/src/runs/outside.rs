@@ -1,5 +1,6 @@
 //! Looking at a stack from elsewhere, as its customers do. Whom to ask is what the host's agent told of the stack, never
-//! what a run's text says: a runbook makes no scanner of the controller, or of a host.
+//! what a run's text says: a runbook makes no scanner of the controller, or of a host. Runs look by it, and so does the
+//! watch from outside.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tokio::time::Instant;
 use vigie_proto::v1::{
     Failure, Outcome, OutcomeStatus, ReachabilityCheckRequest, Request, Stack, request, result,
 };
-use vigie_reach::{Wanted, check};
+use vigie_reach::{Wanted, check, check_web};
 
 /// How long a step may take when the request does not say.
 const WAIT_MS: u32 = 4_000;
@@ -15,7 +16,7 @@ const WAIT_MS: u32 = 4_000;
 const MARGIN: Duration = Duration::from_millis(300);
 
 /// The request with the stack's public name, address and health path in it.
-pub(super) fn public(request: Request, stack: Option<&Stack>) -> Result<ReachabilityCheckRequest, Failure> {
+pub(crate) fn public(request: Request, stack: Option<&Stack>) -> Result<ReachabilityCheckRequest, Failure> {
     let Some(request::Operation::ReachabilityCheck(asked)) = request.operation else {
         // Lint lets no other through.
         return Err(Failure::new("bad_result", "this can be asked of the host alone")
@@ -47,6 +48,15 @@ pub(super) fn no_peer() -> Failure {
 
 /// Goes the way from here.
 pub(super) async fn look(asked: &ReachabilityCheckRequest, timeout_ms: u32) -> Outcome {
+    go(asked, timeout_ms, true).await
+}
+
+/// The same as often as one likes: nobody knocks at ssh.
+pub(crate) async fn glance(asked: &ReachabilityCheckRequest, timeout_ms: u32) -> Outcome {
+    go(asked, timeout_ms, false).await
+}
+
+async fn go(asked: &ReachabilityCheckRequest, timeout_ms: u32, with_ssh: bool) -> Outcome {
     let address = match asked.address.as_str() {
         "" => None,
         text => match text.parse() {
@@ -71,7 +81,8 @@ pub(super) async fn look(asked: &ReachabilityCheckRequest, timeout_ms: u32) -> O
         until: Instant::now() + limit,
     };
     let (started_at_ms, begun) = (crate::clock::now_ms(), Instant::now());
-    let mut outcome = Outcome::succeeded(result::Operation::ReachabilityCheck(check(&wanted).await));
+    let reached = if with_ssh { check(&wanted).await } else { check_web(&wanted).await };
+    let mut outcome = Outcome::succeeded(result::Operation::ReachabilityCheck(reached));
     outcome.started_at_ms = started_at_ms;
     outcome.duration_ms = u32::try_from(begun.elapsed().as_millis()).unwrap_or(u32::MAX);
     outcome

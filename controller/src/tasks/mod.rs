@@ -2,11 +2,13 @@
 //! restart are the same.
 
 mod heartbeat;
+mod outside;
 mod remember;
 mod renew;
 mod watching;
 
 pub(crate) use heartbeat::heartbeat;
+pub(crate) use outside::{Outside, watch_outside};
 pub(crate) use remember::remember;
 pub use renew::DoorsError;
 pub(crate) use renew::{Doors, renew};

@@ -7,6 +7,7 @@
 )]
 
 mod doors;
+mod incidents;
 mod orders;
 mod runs;
 mod support;

@@ -42,13 +42,22 @@ pub struct Wanted {
 
 /// Goes the whole way, and tells how far it got.
 pub async fn check(wanted: &Wanted) -> ReachabilityCheckResult {
+    walk(wanted, true).await
+}
+
+/// The same without knocking at ssh: who does that twice a minute fills its log, and is banned by what guards it.
+pub async fn check_web(wanted: &Wanted) -> ReachabilityCheckResult {
+    walk(wanted, false).await
+}
+
+async fn walk(wanted: &Wanted, with_ssh: bool) -> ReachabilityCheckResult {
     let mut result = ReachabilityCheckResult { name: wanted.name.clone(), ..Default::default() };
     let addresses = resolve(wanted, &mut result).await;
     let Some(address) = wanted.address.or_else(|| addresses.first().copied()) else {
         return judged(result);
     };
     result.address = address.to_string();
-    let (echo, ports) = tokio::join!(ping(address, PING.min(wanted.wait)), knocks(address, wanted));
+    let (echo, ports) = tokio::join!(ping(address, PING.min(wanted.wait)), knocks(address, wanted, with_ssh));
     match echo {
         Ok(took) => {
             result.ping_answered = true;
@@ -91,10 +100,11 @@ async fn resolve(wanted: &Wanted, result: &mut ReachabilityCheckResult) -> Vec<I
 }
 
 /// All ports at once.
-async fn knocks(address: IpAddr, wanted: &Wanted) -> Vec<PortCheck> {
+async fn knocks(address: IpAddr, wanted: &Wanted, with_ssh: bool) -> Vec<PortCheck> {
     let [ssh, http, https] = PORTS.map(|port| knock(address, port, wanted));
+    let ssh = async { if with_ssh { Some(ssh.await) } else { None } };
     let (ssh, http, https) = tokio::join!(ssh, http, https);
-    vec![ssh, http, https]
+    ssh.into_iter().chain([http, https]).collect()
 }
 
 /// Whether a port takes a connection.
@@ -269,5 +279,7 @@ mod tests {
         let result = check(&wanted).await;
         assert_eq!((result.address.as_str(), result.resolves_here), ("127.0.0.1", false));
         assert_eq!(result.ports.len(), 3);
+        let watched: Vec<_> = check_web(&wanted).await.ports.iter().map(|own| own.port).collect();
+        assert_eq!(watched, [80, 443]);
     }
 }

@@ -10,4 +10,4 @@ mod check;
 pub mod http;
 mod ping;
 
-pub use check::{PORTS, Wanted, check};
+pub use check::{PORTS, Wanted, check, check_web};

@@ -660,7 +660,7 @@ fn wants_monitoring(kept: &Kept) -> bool {
 }
 
 /// Adds a line to the timeline. The oldest but the first give way.
-fn entry(incident: &mut Incident, at_ms: i64, text: &str, run: &str) {
+pub(super) fn entry(incident: &mut Incident, at_ms: i64, text: &str, run: &str) {
     if incident.timeline.len() >= TIMELINE {
         incident.timeline.remove(1);
     }

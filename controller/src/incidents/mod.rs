@@ -373,7 +373,11 @@ impl Incidents {
             }
         };
         match ours {
-            Some(incident) => Some(Input::Diagnosed { incident, causes: ran::causes(&state) }),
+            Some(incident) => {
+                // The end of the diagnosis, which is taken next, writes this down with its causes.
+                self.board().amend(incident, |incident| ran::remember_changes(incident, &state, now_ms()));
+                Some(Input::Diagnosed { incident, causes: ran::causes(&state) })
+            }
             None => ran::deed(&state),
         }
     }

@@ -96,6 +96,8 @@ impl Notice {
             });
             lines.extend(shows.take(NAMED).map(|(host, says)| format!("- {host}: {}", escape(says, false))));
         }
+        let changed = incident.changed_before.iter().filter(|_| !kind.is_relief());
+        lines.extend(changed.map(|words| format!("Shortly before: {}", escape(words, false))));
         let mut last = Vec::new();
         let contacts = incident.contacts.iter().map(|known| format!("{}: {}", known.role, known.contact));
         let contacts: Vec<_> = contacts.collect();

@@ -451,7 +451,9 @@ impl State {
             let changes = target.changes().unwrap_or_default().iter();
             found.extend(
                 changes
-                    .filter(|change| seen.insert((host, change.at_ms, &change.kind, &change.what, &change.says)))
+                    .filter(|change| {
+                        seen.insert((host, change.at_ms, &change.kind, &change.what, &change.says))
+                    })
                     .map(|change| (host, change)),
             );
         }

@@ -18,6 +18,12 @@ impl Failure {
         self.hint = hint.to_string();
         self
     }
+
+    /// Whether the host lacks what was asked about: there is no Docker, no nginx, no such stack. Nothing went wrong
+    /// then, and there is nothing to mend.
+    pub fn is_absence(&self) -> bool {
+        self.code.ends_with("_absent")
+    }
 }
 
 impl fmt::Display for Failure {

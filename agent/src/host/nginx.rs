@@ -84,7 +84,7 @@ pub fn invalid(lines: &[String], otherwise: &str) -> Fault {
 
 fn child<'a>() -> Result<Child<'a>, Fault> {
     Child::new("nginx").map_err(|_| {
-        Fault::failed("nginx_missing", "there is no nginx on this host")
+        Fault::absent("nginx", "there is no nginx on this host")
             .hint("nothing to do where another proxy serves")
     })
 }

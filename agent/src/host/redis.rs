@@ -92,7 +92,9 @@ impl Trouble {
             state => ("redis_unavailable", format!("{name} cannot be asked: {}", state.replace('_', " "))),
         };
         let said = if self.said.is_empty() { String::new() } else { format!(" ({})", self.said) };
-        Fault::failed(code, format!("{words}{said}"))
+        let message = format!("{words}{said}");
+        let absent = self.state == "absent";
+        if absent { Fault::absent("redis", message) } else { Fault::failed(code, message) }
             .hint("`vigiectl diagnose redis-down` tells why; for a Redis elsewhere set `redis_url` in /etc/vigie/agent.toml")
     }
 }

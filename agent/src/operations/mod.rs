@@ -70,6 +70,11 @@ impl Fault {
         Self { status: OutcomeStatus::Refused, failure: Failure::new(code, message), partial: None }
     }
 
+    /// The host lacks the component that was asked about, so that nothing was tried: `docker` becomes `docker_absent`.
+    pub fn absent(component: &str, message: impl std::fmt::Display) -> Self {
+        Self::refused(&format!("{component}_absent"), message)
+    }
+
     /// Adds what to do next.
     #[must_use]
     pub fn hint(mut self, hint: impl std::fmt::Display) -> Self {

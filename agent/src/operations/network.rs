@@ -102,7 +102,7 @@ pub(super) async fn certificates(
     };
     let sites = match nginx::certificates(cx.deadline).await {
         Ok(sites) => sites,
-        Err(fault) if fault.failure.code == "nginx_missing" => return Ok(CertificateCheckResult::default()),
+        Err(fault) if fault.failure.code == "nginx_absent" => return Ok(CertificateCheckResult::default()),
         Err(fault) => return Err(fault),
     };
     let mut result = CertificateCheckResult { present: true, ..CertificateCheckResult::default() };

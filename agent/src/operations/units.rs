@@ -1,6 +1,6 @@
 //! systemd units, through `systemctl` and `journalctl`.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use procfs::Current as _;
 use tokio::time::Instant;
@@ -82,9 +82,76 @@ pub(super) async fn restart(request: UnitRestartRequest, cx: &Context) -> Result
     }
 }
 
+/// Refuses a unit that systemd cannot work with, and nginx while its configuration does not pass the test.
+async fn usable(unit: &str, before: &UnitStatusResult, cx: &Context) -> Result<(), Fault> {
+    if matches!(before.load_state.as_str(), "not-found" | "masked" | "bad-setting" | "error") {
+        return Err(Fault::refused("unit_unusable", format!("unit {unit} is {}", before.load_state))
+            .hint("look at it: `systemctl status` on the host"));
+    }
+    if before.unit == "nginx.service" {
+        let test = nginx::test(cx.deadline).await?;
+        if !test.ok {
+            let mut fault = nginx::invalid(&test.lines, "nginx -t failed");
+            fault.status = OutcomeStatus::Refused;
+            return Err(fault);
+        }
+    }
+    Ok(())
+}
+
+/// Has a running unit read its configuration again: connections stay, and so does its main process. nginx only when
+/// its configuration passes the test: a reload with a broken one says so in a log that nobody reads, and changes nothing.
+pub(super) async fn reload(request: UnitReloadRequest, cx: &Context) -> Result<UnitReloadResult, Fault> {
+    let unit = &request.unit;
+    let before = look(unit, 0, cx, cx.deadline).await?;
+    usable(unit, &before, cx).await?;
+    if before.active_state != "active" {
+        return Err(Fault::refused("unit_not_active", format!("unit {unit} is {}", before.active_state))
+            .hint("what does not run reads its configuration when it starts: `vigiectl do unit-restart`"));
+    }
+    if property(unit, "CanReload", cx).await? != "yes" {
+        return Err(Fault::refused("unit_cannot_reload", format!("unit {unit} knows no reload"))
+            .hint("it reads its configuration at its start alone: `vigiectl do unit-restart`"));
+    }
+    let exit = Child::new("systemctl")
+        .map_err(cannot_run)?
+        .args(["--no-ask-password", "reload", "--", unit])
+        .run(cx.deadline)
+        .await
+        .map_err(cannot_run)?;
+    let after = look(unit, LINES, cx, cx.deadline.max(Instant::now() + Duration::from_secs(2))).await?;
+    let says = (exit.timed_out, exit.success(), after.active_state.clone(), last_words(&exit));
+    let reloaded = UnitReloadResult { before: Some(before), after: Some(after) };
+    let partial = result::Operation::UnitReload(reloaded.clone());
+    match says {
+        (true, ..) => Err(timed_out(&format!("systemctl reload {unit}")).partial(partial)),
+        (_, true, state, _) if matches!(state.as_str(), "active" | "reloading") => Ok(reloaded),
+        (_, true, state, _) => {
+            Err(Fault::failed("unit_reload_failed", format!("unit {unit} is {state} after its reload"))
+                .hint("its journal says why")
+                .partial(partial))
+        }
+        (.., words) => {
+            Err(Fault::failed("unit_reload_failed", format!("unit {unit} did not reload: {words}"))
+                .hint("its journal says why")
+                .partial(partial))
+        }
+    }
+}
+
+/// One property of a unit, as systemd words it; empty where it has none.
+async fn property(unit: &str, name: &str, cx: &Context) -> Result<String, Fault> {
+    let property = format!("--property={name}");
+    let child = Child::new("systemctl").map_err(cannot_run)?;
+    let exit = child.args(["show", "--value", &property, "--", unit]).run(cx.deadline).await;
+    Ok(exit.map_err(cannot_run)?.stdout.text().text.trim().to_owned())
+}
+
 async fn look(unit: &str, lines: u32, cx: &Context, deadline: Instant) -> Result<UnitStatusResult, Fault> {
-    let show =
-        Child::new("systemctl").map_err(cannot_run)?.args(["show", PROPERTIES, "--", unit]).run(deadline);
+    let Ok(systemctl) = Child::new("systemctl") else {
+        return Err(Fault::absent("systemd", "there is no systemd on this host"));
+    };
+    let show = systemctl.args(["show", PROPERTIES, "--", unit]).run(deadline);
     let journal = async {
         if lines == 0 {
             return Ok(None);
@@ -100,11 +167,7 @@ async fn look(unit: &str, lines: u32, cx: &Context, deadline: Instant) -> Result
         return Err(timed_out("systemctl show"));
     }
     if !show.success() {
-        return Err(Fault::failed(
-            "systemd_unavailable",
-            format!("systemd does not answer: {}", last_words(&show)),
-        )
-        .hint("units exist only where systemd is process 1"));
+        return Err(silent(&last_words(&show)));
     }
     let uptime = procfs::Uptime::current().map(|uptime| uptime.uptime).unwrap_or_default();
     let mut status = read(&show.stdout.text().text, uptime, chrono::Utc::now().timestamp_millis());
@@ -117,6 +180,18 @@ async fn look(unit: &str, lines: u32, cx: &Context, deadline: Instant) -> Result
         status.journal = text::last_lines(&cx.host, &all, lines as usize);
     }
     Ok(status)
+}
+
+/// The fault of a systemd that says nothing. In a container its programs may be there without it.
+fn silent(words: &str) -> Fault {
+    // The folder that systemd's own `sd_booted` looks for.
+    if Path::new("/run/systemd/system").is_dir() {
+        Fault::failed("systemd_unavailable", format!("systemd does not answer: {words}"))
+            .hint("`systemctl status` on the host tells more")
+    } else {
+        Fault::absent("systemd", "this host was not started by systemd")
+            .hint("units exist only where systemd is process 1")
+    }
 }
 
 /// Reads what `systemctl show` prints.

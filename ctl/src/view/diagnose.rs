@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use vigie_proto::{
     text::escape,
-    v1::{Finding, FindingState, Outcome, OutcomeStatus},
+    v1::{Failure, Finding, FindingState, Outcome, OutcomeStatus},
 };
 
 use super::{
@@ -432,6 +432,7 @@ pub(crate) fn aftermath(view: &RunView, look: &Look) -> String {
 pub(crate) fn failure(outcome: &Outcome, reason: &str, look: &Look) -> String {
     let status = outcome.status();
     let word = match status {
+        _ if outcome.failure.as_ref().is_some_and(Failure::is_absence) => look.yellow("not present"),
         OutcomeStatus::Succeeded => look.green(status.word()),
         OutcomeStatus::Failed => look.red(status.word()),
         _ => look.yellow(status.word()),

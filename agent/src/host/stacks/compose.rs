@@ -204,11 +204,8 @@ impl ComposeCalls {
     /// When there is none, or it does not run.
     pub async fn find(&self, deadline: Instant) -> Result<Arc<Compose>, Fault> {
         let missing = || {
-            Fault::failed(
-                "compose_missing",
-                "there is neither `docker compose` nor `docker-compose` on this host",
-            )
-            .hint("install Docker's Compose plugin")
+            Fault::absent("compose", "there is neither `docker compose` nor `docker-compose` on this host")
+                .hint("install Docker's Compose plugin")
         };
         let plugin = PLUGINS.iter().map(Path::new).find(|path| path.is_file());
         let (program, plugin) = match plugin {

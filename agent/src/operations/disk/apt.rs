@@ -93,7 +93,7 @@ pub(in crate::operations) async fn clean(
         return Err(super::prune::not_prepared());
     };
     if resolve("apt-get").is_err() {
-        return Err(Fault::refused("program_unavailable", "there is no apt on this host"));
+        return Err(Fault::absent("apt", "there is no apt on this host"));
     }
     let mut done = AptCleanResult::default();
     {

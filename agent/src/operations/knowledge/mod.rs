@@ -65,7 +65,7 @@ async fn enter_base(cx: &Context, stack: &str) -> Result<(Arc<KnownStack>, PgCon
         return Ok((stack, session));
     }
     let message = format!("the database of stack `{}` has no {}", stack.name, missing.join(", "));
-    Err(Fault::failed("knowledge_absent", message)
+    Err(Fault::absent("knowledge", message)
         .hint("this stack has no knowledge base, or its migrations have not run"))
 }
 

@@ -379,7 +379,8 @@ pub(super) async fn room_for_databases(
     match starts {
         Some(service) => {
             let what = format!("{service} of stack `{}`", stack.name);
-            room::for_database(&cx.host, &what, &room::of_volumes(stack.volumes.iter().cloned())).await
+            room::for_database(&cx.host, &what, &room::of_volumes(&cx.host, stack.volumes.iter().cloned()))
+                .await
         }
         None => Ok(()),
     }

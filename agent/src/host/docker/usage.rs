@@ -152,22 +152,37 @@ impl Engine {
     }
 
     /// Removes one image by id, without force: the engine refuses what is used. Its tags go first, since an id with
-    /// several is refused too.
+    /// several is refused too; the engine deletes an image with its last tag. A tag that another image has by now stays,
+    /// and so does an image that has got one more.
     ///
     /// # Errors
-    /// When it is used, gone, or the engine cannot be asked.
+    /// When it is used, gone, called otherwise by now, or the engine cannot be asked.
     pub async fn remove_image(&self, id: &str, tags: &[String]) -> Result<(), EngineError> {
+        let now = self.image(id).await?.repo_tags.unwrap_or_default();
+        if let Some(new) = now.iter().find(|name| !tags.contains(name)) {
+            return Err(EngineError::Changed(format!("the image is called {new} by now")));
+        }
         let options = || RemoveImageOptionsBuilder::default().force(false).noprune(true).build();
-        let names: Vec<&str> =
-            if tags.is_empty() { vec![id] } else { tags.iter().map(String::as_str).collect() };
-        for name in names {
+        let remove = async |name: &str| {
             self.slowly("remove an image", async |client| {
                 client.remove_image(name, Some(options()), None).await.map(|_| ())
             })
             .await
-            .map_err(|error| error.naming("image", name))?;
+            .map_err(|error| error.naming("image", name))
+        };
+        let mut removed = false;
+        for tag in &now {
+            match self.image(tag).await {
+                Ok(found) if found.id.as_deref() == Some(id) => {
+                    remove(tag).await?;
+                    removed = true;
+                }
+                // The tag has gone, or to another image.
+                Ok(_) | Err(EngineError::Unknown(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
-        Ok(())
+        if removed { Ok(()) } else { remove(id).await }
     }
 
     /// Removes one stopped container, without force and without its volumes.

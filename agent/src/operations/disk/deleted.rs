@@ -11,7 +11,10 @@ use std::{
 use vigie_proto::v1::{DeletedFile, DiskDeletedOpenRequest, DiskDeletedOpenResult};
 
 use super::{Context, Fault, MIB, logs, shown, walk::allocated};
-use crate::{host::mounts::Table, operations::text};
+use crate::{
+    host::mounts::{self, Table},
+    operations::text,
+};
 
 /// What a person reads.
 const SHOWN: usize = 50;
@@ -48,8 +51,11 @@ pub(in crate::operations) async fn deleted_open(
     let table = super::table()?;
     let found = find(cx).await?;
     let over = u64::from(request.over_mib.max(1)) * MIB;
-    let root = logs::docker_root();
-    let owners = logs::owners(&root);
+    let root = cx.host.docker().root();
+    let place = root.join("containers");
+    // Without them a container is told by its id.
+    let owners = cx.host.mounts().ask(place, mounts::PATIENCE, move || logs::owners(&root)).await;
+    let owners = owners.unwrap_or_default();
     let mut result =
         DiskDeletedOpenResult { unreadable: found.unreadable, ..DiskDeletedOpenResult::default() };
     for held in found.files {

@@ -11,12 +11,15 @@ use futures_util::{StreamExt as _, stream};
 use vigie_proto::v1::{DockerObject, DockerUsageRequest, DockerUsageResult};
 
 use super::{Context, Fault, logs};
-use crate::host::{
-    docker::{
-        EngineError,
-        usage::{ContainerUsage, ImageUsage, Usage},
+use crate::{
+    host::{
+        docker::{
+            EngineError,
+            usage::{ContainerUsage, ImageUsage, Usage},
+        },
+        stacks::KnownStack,
     },
-    stacks::KnownStack,
+    operations::text,
 };
 
 /// A host with more images than this is told that its inventory is incomplete.
@@ -24,6 +27,9 @@ const IMAGES: usize = 1000;
 
 /// What a person reads.
 const SHOWN: usize = 100;
+
+/// What of a build's step a person reads.
+const DESCRIPTION: usize = 200;
 
 /// A container that was just made may not have been started yet.
 const RECENT_S: i64 = 600;
@@ -88,7 +94,11 @@ pub(super) async fn take(cx: &Context) -> Result<Inventory, Fault> {
     }
     let known = cx.host.stacks().all();
     let stacks: Vec<&KnownStack> = known.iter().map(AsRef::as_ref).collect();
-    let objects = judge(&usage, &networks, &layers, &stacks, chrono::Utc::now().timestamp());
+    let mut objects = judge(&usage, &networks, &layers, &stacks, chrono::Utc::now().timestamp());
+    // What a build ran may hold a secret. Redacted here, where preview and second look both come by, it compares.
+    for object in objects.iter_mut().filter(|object| object.kind == "build_cache") {
+        object.name = text::text_up_to(&cx.host, &object.name, DESCRIPTION);
+    }
     let tags =
         images.iter().map(|image| (image.id.clone(), tags(image).map(str::to_owned).collect())).collect();
     let volumes =
@@ -101,7 +111,7 @@ pub(in crate::operations) async fn docker_usage(
     _: DockerUsageRequest,
     cx: &Context,
 ) -> Result<DockerUsageResult, Fault> {
-    let root = logs::docker_root();
+    let root = cx.host.docker().root();
     let mut result =
         DockerUsageResult { root: root.to_string_lossy().into_owned(), ..DockerUsageResult::default() };
     let place = root.join("containers");
@@ -112,7 +122,7 @@ pub(in crate::operations) async fn docker_usage(
     }
     let inventory = match take(cx).await {
         Ok(inventory) => inventory,
-        Err(fault) if fault.failure.code == "docker_absent" => return Ok(result),
+        Err(fault) if fault.failure.is_absence() => return Ok(result),
         Err(fault) => {
             return Err(fault.partial(vigie_proto::v1::result::Operation::DockerUsage(result)));
         }

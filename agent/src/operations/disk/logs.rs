@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
@@ -19,6 +19,9 @@ use crate::host::docker::label;
 
 /// The seed of the runbook empties logs over 100 MB.
 pub(super) const OVER_MIB: u32 = 100;
+
+/// How a rotated log ends that the engine has compressed.
+const COMPRESSED: &str = ".gz";
 
 /// Reading the folders of some hundred containers takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -61,18 +64,6 @@ pub(super) struct Owner {
     pub name: String,
     pub stack: String,
     pub service: String,
-}
-
-/// Where the engine keeps everything: as its settings say, else where a package puts it.
-pub(super) fn docker_root() -> PathBuf {
-    #[derive(Default, Deserialize)]
-    #[serde(rename_all = "kebab-case", default)]
-    struct Daemon {
-        data_root: Option<PathBuf>,
-    }
-    let text = fs::read_to_string("/etc/docker/daemon.json").unwrap_or_default();
-    let daemon: Daemon = serde_json::from_str(&text).unwrap_or_default();
-    daemon.data_root.filter(|root| root.is_absolute()).unwrap_or_else(|| "/var/lib/docker".into())
 }
 
 /// The containers by id.
@@ -121,7 +112,8 @@ pub(super) fn all(root: &Path) -> Vec<ContainerLog> {
             let name = file.file_name();
             let Some(name) = name.to_str() else { continue };
             let Some(rest) = name.strip_prefix(&current) else { continue };
-            let number = rest.strip_prefix('.').unwrap_or(rest);
+            let number = rest.strip_suffix(COMPRESSED).unwrap_or(rest);
+            let number = number.strip_prefix('.').unwrap_or(number);
             if !number.bytes().all(|byte| byte.is_ascii_digit()) {
                 continue;
             }
@@ -145,8 +137,13 @@ pub(super) fn all(root: &Path) -> Vec<ContainerLog> {
     logs
 }
 
+/// Whether rotation has compressed a log: the engine could not read it any more if it were emptied.
+pub(super) fn is_compressed(log: &ContainerLog) -> bool {
+    log.path.ends_with(COMPRESSED)
+}
+
 async fn chosen(over_mib: u32, container: &str, cx: &Context) -> Result<Vec<ContainerLog>, Fault> {
-    let root = docker_root();
+    let root = cx.host.docker().root();
     let place = root.join("containers");
     let mut logs =
         cx.host.mounts().ask(place.clone(), PATIENCE, move || all(&root)).await.ok_or_else(|| {
@@ -156,6 +153,7 @@ async fn chosen(over_mib: u32, container: &str, cx: &Context) -> Result<Vec<Cont
     let over = u64::from(if over_mib == 0 { OVER_MIB } else { over_mib }) * MIB;
     logs.retain(|log| {
         log.bytes >= over
+            && !is_compressed(log)
             && (container.is_empty() || log.container == container || log.container_id == container)
     });
     Ok(logs)
@@ -221,7 +219,7 @@ mod tests {
     use super::*;
 
     /// A container's folder as Docker 20.10 writes it, cut to what is read.
-    fn folder(root: &Path, id: &str, log: usize) -> PathBuf {
+    fn folder(root: &Path, id: &str, log: usize) -> std::path::PathBuf {
         let folder = root.join("containers").join(id);
         fs::create_dir_all(&folder).unwrap();
         let config = format!(
@@ -240,19 +238,22 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let one = folder(root.path(), "aa11", 100_000);
         fs::write(one.join("aa11-json.log.1"), vec![b'x'; 200_000]).unwrap();
+        fs::write(one.join("aa11-json.log.3.gz"), vec![b'x'; 50_000]).unwrap();
         fs::write(one.join("aa11-json.log.bak"), "kept").unwrap();
+        fs::write(one.join("aa11-json.log.x.gz"), "kept").unwrap();
         // A folder whose configuration names another container, one without any, and a link.
         folder(root.path(), "bb22", 100_000);
         fs::rename(root.path().join("containers/bb22"), root.path().join("containers/cc33")).unwrap();
         fs::create_dir_all(root.path().join("containers/dd44")).unwrap();
         fs::write(root.path().join("containers/dd44/dd44-json.log"), "x").unwrap();
         std::os::unix::fs::symlink("/etc/passwd", one.join("aa11-json.log.2")).unwrap();
+        assert_eq!(all(root.path()).iter().filter(|log| is_compressed(log)).count(), 1);
         let names: Vec<_> = all(root.path())
             .into_iter()
             .map(|log| (log.path.rsplit('/').next().unwrap().to_owned(), log.stack, log.rotated))
             .collect();
         let own = |name: &str| (name.to_owned(), "sylion".to_owned(), false);
-        assert_eq!(names, [own("aa11-json.log.1"), own("aa11-json.log")]);
+        assert_eq!(names, [own("aa11-json.log.1"), own("aa11-json.log"), own("aa11-json.log.3.gz")]);
     }
 
     #[test]

@@ -14,7 +14,10 @@ pub(super) mod room;
 mod walk;
 
 use std::{
+    collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,6 +25,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 use vigie_proto::v1::{
     Directory, DiskDirectoriesRequest, DiskDirectoriesResult, DiskUsageRequest, DiskUsageResult, Filesystem,
+    OutcomeStatus,
 };
 
 pub(super) use apt::{clean as apt_clean, preview as apt_preview};
@@ -35,11 +39,16 @@ pub(super) use prune::{
 };
 
 use super::{Context, Fault, text};
-use crate::host::{
-    Host,
-    mounts::{Mount, Table},
+use crate::{
+    config::StackSettings,
+    host::{
+        Host,
+        mounts::{self, Mount, Table},
+        stacks::KnownStack,
+    },
 };
 use room::Level;
+use walk::Detail;
 
 /// What a person looks at when a disk has many mounts.
 const POINTS: usize = 20;
@@ -58,7 +67,7 @@ pub(super) fn table() -> Result<Table, Fault> {
 
 /// All filesystems: those that services need first, then the fullest.
 pub(super) async fn filesystems(host: &Host, table: &Table) -> Vec<Filesystem> {
-    let places = Places::of(host);
+    let places = Places::of(host).await;
     let asked = table.mounts.iter().map(|mount| filesystem(host, table, mount, &places));
     let mut all: Vec<Filesystem> = join_all(asked).await.into_iter().flatten().collect();
     let fullness = |fs: &Filesystem| fs.used_percent.max(fs.inodes_percent);
@@ -114,24 +123,55 @@ async fn filesystem(host: &Host, table: &Table, mount: &Mount, places: &Places) 
     })
 }
 
+/// Where the stacks keep their backups, by custom and by their settings; none within another.
+fn backups(known: &[Arc<KnownStack>], settings: &BTreeMap<String, StackSettings>) -> Vec<PathBuf> {
+    let set = |stack: &KnownStack| settings.get(&stack.name).and_then(|own| own.backups.directory.clone());
+    let all = known.iter().flat_map(|stack| {
+        let own = set(stack).map(|folder| stack.directory.join(folder));
+        own.into_iter().chain([stack.directory.join("backups")])
+    });
+    let mut folders: Vec<PathBuf> = all.collect();
+    // Those above come before those within.
+    folders.sort();
+    let mut outer: Vec<PathBuf> = Vec::new();
+    for folder in folders {
+        if !outer.last().is_some_and(|above| folder.starts_with(above)) {
+            outer.push(folder);
+        }
+    }
+    outer
+}
+
 /// Places that tell what a filesystem is for.
 pub(super) struct Places {
     pub docker_root: PathBuf,
+    has_docker: bool,
+    /// Folders that are there; none lies in another.
     pub backups: Vec<PathBuf>,
     /// By stack: its folder and its volumes.
     stacks: Vec<(String, PathBuf, Vec<PathBuf>)>,
 }
 
 impl Places {
-    fn of(host: &Host) -> Self {
-        let docker_root = logs::docker_root();
+    async fn of(host: &Host) -> Self {
+        let docker_root = host.docker().root();
         let known = host.stacks().all();
         let volume = |name: &String| docker_root.join("volumes").join(name);
+        // A folder that hangs is there.
+        let is_there = async |path: &PathBuf| {
+            let own = path.clone();
+            host.mounts().ask(path.clone(), mounts::PATIENCE, move || own.is_dir()).await.unwrap_or(true)
+        };
+        let folders = backups(&known, &host.settings().stacks);
+        let (has_docker, there) =
+            tokio::join!(is_there(&docker_root), join_all(folders.iter().map(is_there)));
         Self {
-            backups: known
-                .iter()
-                .map(|stack| stack.directory.join("backups"))
-                .filter(|path| path.is_dir())
+            has_docker,
+            backups: folders
+                .into_iter()
+                .zip(there)
+                .filter(|(_, there)| *there)
+                .map(|(path, _)| path)
                 .collect(),
             stacks: known
                 .iter()
@@ -147,7 +187,7 @@ impl Places {
     fn on(&self, table: &Table, mount: &Mount) -> (Vec<&'static str>, Vec<String>) {
         let here = |path: &Path| table.of(path).is_some_and(|own| own.device == mount.device);
         let docker = |name: &str| here(&self.docker_root.join(name));
-        let (root, has_docker) = (here(Path::new("/")), self.docker_root.is_dir());
+        let (root, has_docker) = (here(Path::new("/")), self.has_docker);
         let on: [(&'static str, bool); 10] = [
             ("system", root || here(Path::new("/var")) || here(Path::new("/usr"))),
             ("boot", here(Path::new("/boot")) && !root),
@@ -188,39 +228,82 @@ pub(super) async fn directories(
         return Err(Fault::refused("path_invalid", format!("{} is not in its plain form", path.display()))
             .hint("give the path without `..`"));
     }
-    let depth = if request.depth == 0 { 6 } else { request.depth as usize };
-    let count = if request.count == 0 { 15 } else { request.count as usize };
+    // A link inside an allowed folder may lead out of it, and nothing is asked of a place before it may be.
+    may_walk(cx, &table, &path)?;
+    let asked = path.clone();
+    let real = cx.host.mounts().ask(path.clone(), mounts::PATIENCE, move || fs::canonicalize(&asked)).await;
+    let path = match real {
+        None => return Err(hangs(&path)),
+        Some(Err(error)) => {
+            let message = format!("{} cannot be read: {error}", path.display());
+            return Err(Fault::failed("file_unreadable", message));
+        }
+        Some(Ok(real)) => real,
+    };
+    may_walk(cx, &table, &path)?;
+    let detail = Detail {
+        depth: if request.depth == 0 { 6 } else { request.depth as usize },
+        count: if request.count == 0 { 15 } else { request.count as usize },
+    };
     // Something is told even when the folder is too large for the time.
-    let time = cx.deadline.saturating_duration_since(Instant::now()).saturating_sub(Duration::from_secs(2));
-    let top = path.clone();
+    let until = cx.deadline.checked_sub(Duration::from_secs(2)).unwrap_or(cx.deadline);
+    let patience = until.saturating_duration_since(Instant::now()) + Duration::from_secs(1);
+    let (top, until) = (path.clone(), until.into_std());
     let walked = cx
         .host
         .mounts()
-        .ask(path.clone(), time + Duration::from_secs(1), move || walk::walk(&top, depth, time, |_, _| {}))
+        .ask(path.clone(), patience, move || walk::walk(&top, detail, until, |_, _| {}))
         .await
-        .ok_or_else(|| {
-            Fault::failed("timed_out", format!("{} does not answer", path.display()))
-                .hint("its filesystem hangs: `vigiectl probe disk_usage`")
-        })?;
+        .ok_or_else(|| hangs(&path))?;
     if walked.entries == 0 && walked.unreadable > 0 {
         return Err(Fault::failed("file_unreadable", format!("{} cannot be read", path.display())));
     }
-    let list = |measure: fn(&(u64, u64)) -> u64| {
-        let folders = walk::telling(&walked.folders, measure, count);
+    let list = |folders: Vec<walk::Weighed>| {
         folders
             .into_iter()
-            .map(|(path, bytes, entries)| Directory { path: shown(cx, &path), bytes, entries })
+            .map(|own| Directory { path: shown(cx, &own.path), bytes: own.bytes, entries: own.entries })
             .collect()
     };
     Ok(DiskDirectoriesResult {
         mount_point: table.of(&path).map(|mount| shown(cx, mount.point())).unwrap_or_default(),
-        by_bytes: list(|(bytes, _)| *bytes),
-        by_entries: list(|(_, entries)| *entries),
+        by_bytes: list(walked.by_bytes),
+        by_entries: list(walked.by_entries),
         path: shown(cx, &path),
         entries: walked.entries,
         bytes: walked.bytes,
         truncated: walked.truncated,
         unreadable: walked.unreadable,
+    })
+}
+
+fn hangs(path: &Path) -> Fault {
+    Fault::failed("timed_out", format!("{} does not answer", path.display()))
+        .hint("its filesystem hangs: `vigiectl probe disk_usage`")
+}
+
+/// Folders of every host that fill up, whoever asks.
+const OPEN: [&str; 4] = ["/tmp", "/var/tmp", "/var/log", apt::FOLDER];
+
+/// Without an order, only what the host itself names is walked over: filesystems as a whole, the stacks' folders,
+/// Docker's, those that fill up everywhere, and those that the policy lets probes read.
+fn may_walk(cx: &Context, table: &Table, path: &Path) -> Result<(), Fault> {
+    let whole = |mount: &Mount| mount.points.iter().any(|point| point == path);
+    if cx.ordered || path == Path::new("/") || table.mounts.iter().any(whole) {
+        return Ok(());
+    }
+    let known = cx.host.stacks().all();
+    let mut folders = known.iter().map(|stack| stack.directory.clone()).collect::<Vec<_>>();
+    folders.extend(backups(&known, &cx.host.settings().stacks));
+    folders.push(cx.host.docker().root());
+    folders.extend(OPEN.map(PathBuf::from));
+    // A stack without a folder names none.
+    if folders.iter().any(|folder| folder.parent().is_some() && path.starts_with(folder)) {
+        return Ok(());
+    }
+    cx.host.policy().may_tail(path).map_err(|failure| Fault {
+        status: OutcomeStatus::Refused,
+        failure,
+        partial: None,
     })
 }
 

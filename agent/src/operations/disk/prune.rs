@@ -12,7 +12,7 @@ use vigie_proto::v1::{
 use super::{
     Context, Fault,
     inventory::{self, Inventory},
-    logs, room,
+    room,
 };
 
 /// What of the kept is shown.
@@ -96,15 +96,32 @@ pub(in crate::operations) async fn volume_preview(
     request: DockerVolumePrunePreviewRequest,
     cx: &Context,
 ) -> Result<DockerVolumePrunePreviewResult, Fault> {
-    let (mut objects, mut kept) = split(&whole(cx).await?, &["volume"]);
-    let asked = |object: &DockerObject| request.volumes.is_empty() || request.volumes.contains(&object.name);
-    objects.retain(asked);
-    kept.retain(asked);
+    let (objects, kept) = chosen_volumes(&whole(cx).await?, &request.volumes);
     Ok(DockerVolumePrunePreviewResult {
         bytes: objects.iter().map(|object| object.bytes).sum(),
         objects,
         kept,
     })
+}
+
+/// The volumes that would go, and those that stay. A volume that somebody gave a name holds what somebody wanted to
+/// keep, so that it goes only when it is named; those that a container brought along and left behind go unasked.
+fn chosen_volumes(inventory: &Inventory, asked: &[String]) -> (Vec<DockerObject>, Vec<DockerObject>) {
+    let (mut objects, mut kept) = split(inventory, &["volume"]);
+    if asked.is_empty() {
+        let named: Vec<DockerObject> = objects.extract_if(.., |object| !is_anonymous(&object.name)).collect();
+        kept.extend(named.into_iter().map(|object| DockerObject { kept: "named".to_owned(), ..object }));
+        kept.truncate(SHOWN);
+    } else {
+        objects.retain(|object| asked.contains(&object.name));
+        kept.retain(|object| asked.contains(&object.name));
+    }
+    (objects, kept)
+}
+
+/// Whether the engine made up a volume's name: 64 hexadecimal digits.
+fn is_anonymous(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 /// Removes those of the prepared volumes that are still nobody's.
@@ -132,7 +149,7 @@ async fn remove(
 ) -> Result<(Vec<DockerObject>, Vec<LeftAlone>, u64), Fault> {
     let inventory = whole(cx).await?;
     let table = super::table()?;
-    let root = logs::docker_root();
+    let root = cx.host.docker().root();
     // Volumes may lie elsewhere than the rest.
     let place = match prepared.iter().find(|object| object.kind == "volume") {
         Some(volume) => inventory.volumes.get(&volume.name).map_or_else(|| root.clone(), PathBuf::from),
@@ -197,4 +214,39 @@ fn none_went(removed: &[DockerObject], left: &[LeftAlone]) -> Option<Fault> {
         Fault::failed("nothing_freed", format!("nothing was removed; {}: {}", first.name, first.reason))
             .hint("ask again what would go: the preview of this operation tells"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn a_volume_with_a_name_goes_only_by_its_name() {
+        let anonymous = "4f".repeat(32);
+        let volume = |name: &str, kept: &str| DockerObject {
+            kind: "volume".to_owned(),
+            id: name.to_owned(),
+            name: name.to_owned(),
+            kept: kept.to_owned(),
+            ..DockerObject::default()
+        };
+        let inventory = Inventory {
+            objects: vec![volume("lost", ""), volume(&anonymous, ""), volume("shop_data", "stack")],
+            tags: HashMap::new(),
+            volumes: HashMap::new(),
+            incomplete: String::new(),
+        };
+        let names = |asked: &[&str]| {
+            let asked: Vec<String> = asked.iter().map(|name| (*name).to_owned()).collect();
+            let (objects, kept) = chosen_volumes(&inventory, &asked);
+            let names = |list: Vec<DockerObject>| list.into_iter().map(|own| own.name).collect::<Vec<_>>();
+            (names(objects), names(kept))
+        };
+        assert_eq!(names(&[]), (vec![anonymous], vec!["shop_data".to_owned(), "lost".to_owned()]));
+        assert_eq!(names(&["lost"]), (vec!["lost".to_owned()], Vec::new()));
+        // Asked for by name or not: what is a stack's stays.
+        assert_eq!(names(&["shop_data"]), (Vec::new(), vec!["shop_data".to_owned()]));
+    }
 }

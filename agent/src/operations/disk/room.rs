@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{MIB, logs};
+use super::MIB;
 use crate::{
     host::{
         Host,
@@ -132,8 +132,11 @@ pub(in crate::operations) async fn for_database(
 }
 
 /// Where the containers of a stack's databases write.
-pub(in crate::operations) fn of_volumes(volumes: impl IntoIterator<Item = String>) -> Vec<PathBuf> {
-    let root = logs::docker_root();
+pub(in crate::operations) fn of_volumes(
+    host: &Host,
+    volumes: impl IntoIterator<Item = String>,
+) -> Vec<PathBuf> {
+    let root = host.docker().root();
     let volumes = volumes.into_iter().map(|name| root.join("volumes").join(name).join("_data"));
     volumes.chain([root.clone(), root.join("containers")]).collect()
 }

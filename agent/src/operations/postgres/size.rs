@@ -68,7 +68,7 @@ pub(in crate::operations) async fn size(
     postgres::leave(session).await;
     let mut result = read.map_err(|error| postgres::fault(&error))?;
     result.service.clone_from(&server.service);
-    if let Some(room) = status::room(&server) {
+    if let Some(room) = status::room(cx, &server).await {
         (result.data_free_bytes, result.data_total_bytes) = (room.free_bytes, room.total_bytes);
     }
     Ok(result)

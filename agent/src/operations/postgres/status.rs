@@ -1,13 +1,14 @@
 //! How far a connection gets, by each way in that the stack names, and what stands there when it gets nowhere.
 
-use std::path::Path;
-
 use sqlx::{PgConnection, Row as _};
 use vigie_proto::v1::{PostgresLogin, PostgresRole, PostgresStatusRequest, PostgresStatusResult};
 
 use super::{enter, server, sessions::number, shown};
 use crate::{
-    host::postgres::{self, Login, Refusal, Server, Source, processes},
+    host::{
+        mounts::PATIENCE,
+        postgres::{self, Login, Refusal, Server, Source, processes},
+    },
     operations::{Context, Fault, text},
 };
 
@@ -33,7 +34,7 @@ pub(in crate::operations) async fn status(
     let Some(server) = server(cx, &request.stack, &request.service).await? else {
         return Ok(PostgresStatusResult::default());
     };
-    let mut result = standing(&server, cx);
+    let mut result = standing(&server, cx).await;
     match enter(&server, cx).await {
         Ok(mut session) => {
             "ok".clone_into(&mut result.admission);
@@ -63,7 +64,7 @@ fn note(result: &mut PostgresStatusResult, refusal: &Refusal, cx: &Context) {
 }
 
 /// What can be told of the server without asking it.
-fn standing(server: &Server, cx: &Context) -> PostgresStatusResult {
+async fn standing(server: &Server, cx: &Context) -> PostgresStatusResult {
     let mut result = PostgresStatusResult {
         present: true,
         service: server.service.clone(),
@@ -73,7 +74,7 @@ fn standing(server: &Server, cx: &Context) -> PostgresStatusResult {
         backend_outdated: outdated(server),
         ..PostgresStatusResult::default()
     };
-    if let Some(room) = room(server) {
+    if let Some(room) = room(cx, server).await {
         result.data_free_bytes = room.free_bytes;
         result.data_total_bytes = room.total_bytes;
         result.data_free_inodes = room.free_inodes;
@@ -201,9 +202,11 @@ pub(super) struct Room {
 }
 
 /// `None` when the data is on no filesystem of this machine that can be looked at.
-pub(super) fn room(server: &Server) -> Option<Room> {
-    let path: &Path = server.container.as_ref()?.data_source.as_deref()?;
-    let stat = rustix::fs::statvfs(path).ok()?;
+pub(super) async fn room(cx: &Context, server: &Server) -> Option<Room> {
+    let path = server.container.as_ref()?.data_source.clone()?;
+    // A filesystem that hangs must not hold up everything else.
+    let asked = path.clone();
+    let stat = cx.host.mounts().ask(path, PATIENCE, move || rustix::fs::statvfs(&asked)).await?.ok()?;
     Some(Room {
         // What is kept for root is no room for PostgreSQL.
         free_bytes: stat.f_bavail * stat.f_frsize,

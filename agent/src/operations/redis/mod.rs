@@ -18,6 +18,7 @@ use vigie_proto::v1::{
 
 use super::{Context, Fault, containers, text};
 use crate::host::{
+    mounts::PATIENCE,
     redis::{Knock, Place, Session, Trouble, knock, locate},
     stacks::KnownStack,
 };
@@ -60,7 +61,9 @@ pub(super) async fn status(request: RedisStatusRequest, cx: &Context) -> Result<
             outcome: own.outcome.to_owned(),
         })
         .collect();
-    result.volume = place.data().map(|data| volume(&data.volume, &data.source, &data.destination));
+    if let Some(data) = place.data() {
+        result.volume = Some(volume(cx, &data.volume, &data.source, &data.destination).await);
+    }
     if let Some(found) = &place.container {
         let own = containers::describe(found, chrono::Utc::now().timestamp_millis());
         result.container_health = own.health;
@@ -172,14 +175,16 @@ fn slow(log: &Value, now: i64) -> (Vec<RedisSlowCommand>, u32) {
     (found, u32::try_from(recent).unwrap_or(u32::MAX))
 }
 
-fn volume(name: &str, source: &std::path::Path, destination: &str) -> RedisVolume {
+async fn volume(cx: &Context, name: &str, source: &std::path::Path, destination: &str) -> RedisVolume {
     let mut volume = RedisVolume {
         name: name.to_owned(),
         source: source.to_string_lossy().into_owned(),
         destination: destination.to_owned(),
         ..RedisVolume::default()
     };
-    if let Ok(space) = rustix::fs::statvfs(source) {
+    let asked = source.to_owned();
+    let space = cx.host.mounts().ask(source.to_owned(), PATIENCE, move || rustix::fs::statvfs(&asked)).await;
+    if let Some(Ok(space)) = space {
         volume.readable = true;
         volume.free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
         volume.total_bytes = space.f_blocks.saturating_mul(space.f_frsize);
@@ -219,7 +224,7 @@ async fn enter(cx: &Context, stack: &str, service: &str) -> Result<(Arc<KnownSta
     let stack = cx.host.stacks().resolve(stack).await?;
     let Some(mut place) = locate(&cx.host, &stack, service).await? else {
         let message = format!("stack `{}` has no Redis", stack.name);
-        return Err(Fault::failed("redis_absent", message)
+        return Err(Fault::absent("redis", message)
             .hint("for a Redis outside Docker set `redis_url` in /etc/vigie/agent.toml"));
     };
     match knock(&mut place).await {

@@ -6,7 +6,7 @@ use bollard::models::{ContainerInspectResponse, ContainerSummary};
 use vigie_proto::v1::{
     Container, ContainerInspectRequest, ContainerInspectResult, ContainerListRequest, ContainerListResult,
     ContainerLogsRequest, ContainerLogsResult, ContainerRestartRequest, ContainerRestartResult, LogLine,
-    PublishedPort, StackLogsRequest, StackLogsResult, result,
+    OutcomeStatus, PublishedPort, StackLogsRequest, StackLogsResult, result,
 };
 
 use super::{Context, Fault, compose, text};
@@ -218,7 +218,7 @@ enum Named {
 async fn named(cx: &Context, stack: &str, service: &str, container: &str) -> Result<Named, Fault> {
     match (service, container) {
         ("", "") => Err(Fault::refused("argument_missing", "neither `service` nor `container` is given")),
-        ("", container) => Ok(Named::Container(container.to_owned())),
+        ("", container) => may_look_into(cx, container).await.map(Named::Container),
         (service, "") => {
             let stack = cx.host.stacks().resolve(stack).await?;
             let mut own = present(cx, &stack.name).await?;
@@ -235,6 +235,25 @@ async fn named(cx: &Context, stack: &str, service: &str, container: &str) -> Res
         }
         _ => Err(Fault::refused("argument_conflict", "`service` and `container` are both given")
             .hint("give one of them")),
+    }
+}
+
+/// The id of a container, if it may be looked at: without an order only a stack's, or one that the policy names. What
+/// others say in their logs, and how they are made, is nobody's business who can merely ask.
+async fn may_look_into(cx: &Context, container: &str) -> Result<String, Fault> {
+    let found = cx.host.docker().inspect(container).await?;
+    let id = found.id.clone().unwrap_or_else(|| container.to_owned());
+    let own = describe(&found, 0);
+    let stacks = cx.host.stacks().all();
+    let belongs = |stack: &KnownStack| {
+        stack.name == own.stack || stack.services.values().any(|service| service.container == own.name)
+    };
+    if cx.ordered || stacks.iter().any(|stack| belongs(stack)) {
+        return Ok(id);
+    }
+    match cx.host.policy().may_look_into(&own.name) {
+        Ok(()) => Ok(id),
+        Err(failure) => Err(Fault { status: OutcomeStatus::Refused, failure, partial: None }),
     }
 }
 

@@ -50,6 +50,8 @@ struct Rules {
     urls: BTreeSet<String>,
     /// Public names of other hosts that this one may be asked to look at.
     peers: BTreeSet<String>,
+    /// Containers that belong to no stack and may be looked at and read.
+    containers: BTreeSet<String>,
 }
 
 /// The policy as its file stood when it was read.
@@ -161,6 +163,18 @@ impl Policy {
         if self.sound()?.peers.contains(name) { Ok(()) } else { Err(self.unread(&name, "peers", name)) }
     }
 
+    /// Whether a probe may look at a container that belongs to no stack, by its name.
+    ///
+    /// # Errors
+    /// `policy_invalid` or `policy_denied`, with what the host's root can do about it.
+    pub fn may_look_into(&self, container: &str) -> Result<(), Failure> {
+        if self.sound()?.containers.contains(container) {
+            return Ok(());
+        }
+        let what = format!("container {container}, which belongs to no stack of this host");
+        Err(self.unread(&what, "containers", container))
+    }
+
     fn unread(&self, what: &dyn fmt::Display, key: &str, value: &str) -> Failure {
         let file = self.file.display();
         let message = format!("this host's policy ({file}) does not let a probe read {what}");
@@ -188,7 +202,7 @@ impl Policy {
         }
     }
 
-    /// The folders and URLs that probes may read beside what the stacks name.
+    /// The folders, URLs and containers that probes may read beside what the stacks name.
     pub fn reads(&self) -> Vec<String> {
         let Ok(rules) = &self.rules else { return Vec::new() };
         rules
@@ -196,6 +210,7 @@ impl Policy {
             .iter()
             .map(|folder| folder.display().to_string())
             .chain(rules.urls.iter().cloned())
+            .chain(rules.containers.iter().map(|name| format!("container {name}")))
             .collect()
     }
 }

@@ -40,6 +40,7 @@ struct Read {
     folders: Vec<Spanned<PathBuf>>,
     urls: Vec<String>,
     peers: Vec<String>,
+    containers: Vec<String>,
 }
 
 /// What is wrong, and on which line, counted from 1.
@@ -85,6 +86,7 @@ pub(super) fn parse(text: &str) -> Result<Rules, ParseError> {
     }
     rules.urls = document.read.urls.into_iter().collect();
     rules.peers = document.read.peers.into_iter().collect();
+    rules.containers = document.read.containers.into_iter().collect();
     Ok(rules)
 }
 

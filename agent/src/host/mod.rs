@@ -3,6 +3,7 @@
 //! Owns everything that an operation may touch, and decides what may run at all. It speaks to [`crate::net`] only by
 //! the messages of [`message`], and trusts nothing in them that an operator did not sign.
 
+pub mod careful;
 pub mod changes;
 pub mod child;
 pub mod clock;

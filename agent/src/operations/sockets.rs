@@ -16,6 +16,9 @@ use vigie_proto::v1::{ListeningSocket, SocketListRequest, SocketListResult};
 
 use super::{Context, Fault};
 
+/// How long a name may take: one of this machine is in its own files.
+const RESOLVE: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Lists listening TCP sockets with their processes.
 pub(super) async fn list(request: SocketListRequest, _: &Context) -> Result<SocketListResult, Fault> {
     // Reading every process's descriptors takes milliseconds on a busy host.
@@ -82,6 +85,20 @@ pub(super) fn is_local(host: &str, own: &HashSet<IpAddr>) -> bool {
         Ok(ip) => ip.is_loopback() || ip.is_unspecified() || own.contains(&ip),
         Err(_) => host == "localhost",
     }
+}
+
+/// Whether what a stack dials as its database's or queue's host is this machine, by name or by address.
+pub(super) async fn is_here(host: &str) -> bool {
+    if host.starts_with('/') || matches!(host, "localhost" | "host.docker.internal" | "host-gateway") {
+        return true;
+    }
+    let own = own_addresses();
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return is_local(host, &own) && !ip.is_unspecified();
+    }
+    let resolved = tokio::time::timeout(RESOLVE, tokio::net::lookup_host((host, 0))).await;
+    let mut resolved = resolved.ok().and_then(Result::ok).into_iter().flatten();
+    !host.is_empty() && resolved.any(|address| is_local(&address.ip().to_string(), &own))
 }
 
 /// This machine's own addresses, as far as /proc tells: those of IPv4 from its routes, those of IPv6 from its

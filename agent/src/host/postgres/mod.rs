@@ -32,7 +32,7 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use super::{
-    Host,
+    Host, careful,
     docker::{EngineError, belongs_to_service, label, milliseconds},
     stacks::KnownStack,
 };
@@ -42,6 +42,9 @@ pub use refusal::Refusal;
 
 /// How long a way in may take. A healthy server lets a client in within milliseconds, a loaded one within a second.
 pub const CONNECT: Duration = Duration::from_secs(3);
+
+/// What is read of a configuration file. The one that PostgreSQL ships has 30 KiB, most of it comments.
+const CONFIGURATION: u64 = 1024 * 1024;
 
 /// What `pg_stat_activity` calls the agent's own sessions.
 pub const APPLICATION: &str = "vigie";
@@ -90,8 +93,10 @@ pub struct ServerContainer {
     pub published: Vec<(String, u16, u16)>,
     /// Where it keeps its data, in the container.
     pub data_directory: String,
-    /// Where that is on this machine, when it is a mount.
+    /// The mount on this machine that holds it, when it is a mount.
     pub data_source: Option<PathBuf>,
+    /// Where in that mount it is: `pgdata` where `PGDATA` lies below the mount, empty where it is the mount.
+    pub data_below: PathBuf,
     /// The volume's name, when it is one.
     pub volume: String,
 }
@@ -345,7 +350,8 @@ impl ServerContainer {
     pub fn configured(&self, name: &str) -> Option<String> {
         let source = self.data_source.as_ref()?;
         ["postgresql.auto.conf", "postgresql.conf"].iter().find_map(|file| {
-            let text = fs::read_to_string(source.join(file)).ok()?;
+            // Whoever is in the container owns these files.
+            let text = careful::read(source, &self.data_below.join(file), CONFIGURATION).ok()?;
             text.lines().rev().find_map(|line| setting(line, name))
         })
     }
@@ -491,6 +497,8 @@ impl ServerContainer {
         });
         let mount = found.mounts.iter().flatten().filter(|mount| holds(mount, &data_directory));
         let mount = mount.max_by_key(|mount| mount.destination.as_ref().map_or(0, String::len));
+        let destination = mount.and_then(|mount| mount.destination.as_deref()).unwrap_or_default();
+        let data_below = data_directory.strip_prefix(destination).unwrap_or_default().trim_start_matches('/');
         Self {
             id: found.id.clone().unwrap_or_default(),
             name: found.name.as_deref().unwrap_or_default().trim_start_matches('/').to_owned(),
@@ -508,6 +516,7 @@ impl ServerContainer {
             names,
             published: published.collect(),
             data_source: mount.and_then(|mount| mount.source.clone()).map(PathBuf::from),
+            data_below: data_below.into(),
             volume: mount.and_then(|mount| mount.name.clone()).unwrap_or_default(),
             data_directory,
         }

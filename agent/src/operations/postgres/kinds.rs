@@ -1,9 +1,11 @@
 //! What a session is for, and what its statement looks like without the data in it.
 //!
-//! A session that must not be interrupted is told by what the server says it is, by its application's name and by its
-//! statement; each of the three is enough.
+//! A session that must not be interrupted is told by what the server says it is, by its application's name, by its
+//! statements and by the locks that it holds; each of the four is enough.
 
 use sha2::{Digest as _, Sha256};
+
+use super::statement::{self, after_quote, dollars};
 
 /// Parts of the names under which tools of each kind connect.
 const MIGRATIONS: [&str; 14] = [
@@ -47,6 +49,9 @@ pub(super) struct Traits<'a> {
     pub in_transaction: bool,
     /// It holds an advisory lock, as migration tools do to be alone.
     pub advisory: bool,
+    /// It holds a lock on a table or index of a user's that no reading and no writing of rows takes: ACCESS EXCLUSIVE, SHARE
+    /// ROW EXCLUSIVE (a foreign key, a trigger) or SHARE UPDATE EXCLUSIVE.
+    pub strong_lock: bool,
 }
 
 /// client, migration, vacuum, index_build, backup, restore, replication, own, server.
@@ -78,22 +83,11 @@ pub(super) fn of(traits: Traits<'_>) -> &'static str {
     if !traits.in_transaction {
         return "client";
     }
-    let query = opening(traits.query).to_ascii_uppercase();
-    let mut words =
-        query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty());
-    match words.next().unwrap_or_default() {
-        "VACUUM" | "ANALYZE" | "CLUSTER" => "vacuum",
-        "REINDEX" => "index_build",
-        "CREATE" => {
-            let after: Vec<&str> = words.take(3).collect();
-            if after.contains(&"INDEX") { "index_build" } else { "migration" }
-        }
-        "ALTER" | "DROP" | "TRUNCATE" | "COMMENT" | "GRANT" | "REVOKE" | "REFRESH" => "migration",
-        "COPY" if query.contains(" FROM STDIN") => "restore",
-        "COPY" if query.contains(" TO ") => "backup",
-        "BASE_BACKUP" | "START_REPLICATION" => "replication",
-        _ => "client",
-    }
+    // What only changes of the schema hold tells a migration between two of its statements too; whoever takes such a lock
+    // by name does nothing with it that could be left half done.
+    statement::purpose(traits.query).unwrap_or(
+        if traits.strong_lock && !statement::only_locks(traits.query) { "migration" } else { "client" },
+    )
 }
 
 /// Why a session of this kind is left alone; `None` for one that may be ended.
@@ -109,20 +103,6 @@ pub(super) fn spared(kind: &str) -> Option<&'static str> {
         "own" => "this agent's own session",
         _ => "one of the server's own processes",
     })
-}
-
-/// The statement without the comments before it.
-fn opening(query: &str) -> &str {
-    let mut rest = query.trim_start();
-    loop {
-        if let Some(line) = rest.strip_prefix("--") {
-            rest = line.split_once('\n').map_or("", |(_, next)| next).trim_start();
-        } else if let Some(block) = rest.strip_prefix("/*") {
-            rest = block.split_once("*/").map_or("", |(_, next)| next).trim_start();
-        } else {
-            return rest;
-        }
-    }
 }
 
 /// By what a statement is known again.
@@ -148,7 +128,7 @@ pub(super) fn without_constants(query: &str) -> String {
             rest = &rest[end..];
         } else if first == '$'
             && !in_word
-            && let Some(after) = after_dollars(rest)
+            && let Some((_, after)) = dollars(rest)
         {
             plain.push('?');
             rest = after;
@@ -167,36 +147,6 @@ pub(super) fn without_constants(query: &str) -> String {
     plain
 }
 
-/// What follows a string's closing quote; nothing where the statement was cut within it.
-fn after_quote(text: &str, escapes: bool) -> &str {
-    let mut bytes = text.bytes().enumerate().peekable();
-    while let Some((at, byte)) = bytes.next() {
-        match byte {
-            b'\\' if escapes => {
-                bytes.next();
-            }
-            b'\'' if bytes.peek().is_some_and(|(_, next)| *next == b'\'') => {
-                bytes.next();
-            }
-            b'\'' => return &text[at + 1..],
-            _ => {}
-        }
-    }
-    ""
-}
-
-/// What follows a string in dollars, `$tag$…$tag$`; `None` for a parameter such as `$1`.
-fn after_dollars(text: &str) -> Option<&str> {
-    let end = text[1..].find('$')? + 2;
-    let tag = &text[..end];
-    if tag[1..end - 1].chars().next().is_some_and(|c| c.is_ascii_digit())
-        || !tag[1..end - 1].chars().all(|c| c.is_alphanumeric() || c == '_')
-    {
-        return None;
-    }
-    Some(text[end..].split_once(tag).map_or("", |(_, after)| after))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -211,7 +161,7 @@ mod tests {
                 application,
                 query,
                 in_transaction: true,
-                advisory: false,
+                ..Traits::default()
             })
         };
         assert_eq!(working("sylion-backend", "SELECT 1"), "client");
@@ -234,6 +184,11 @@ mod tests {
             Traits { backend_type: "client backend", query: "ALTER TABLE t ADD c int", ..Traits::default() };
         assert_eq!(of(idle), "client");
         assert_eq!(of(Traits { advisory: true, ..idle }), "migration");
+        // `psql -f` between two statements, and somebody who locked a table and went away.
+        let between = Traits { query: "SELECT 1", in_transaction: true, strong_lock: true, ..idle };
+        assert_eq!(of(between), "migration");
+        assert_eq!(of(Traits { strong_lock: false, ..between }), "client");
+        assert_eq!(of(Traits { query: "LOCK TABLE t IN ACCESS EXCLUSIVE MODE", ..between }), "client");
         assert!(spared("client").is_none());
         assert!(
             ["migration", "vacuum", "index_build", "backup", "restore", "replication", "own", "server"]

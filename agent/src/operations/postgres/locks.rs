@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::Row as _;
-use vigie_proto::v1::{PostgresBlocker, PostgresLocksRequest, PostgresLocksResult, PostgresWaiter};
+use vigie_proto::v1::{
+    PostgresBlocker, PostgresLocksRequest, PostgresLocksResult, PostgresPrepared, PostgresWaiter,
+};
 
 use super::{
     enter, kinds, server,
     sessions::{self, Session, Sessions, told_of},
+    shown,
 };
 use crate::{
     host::postgres,
@@ -26,6 +29,32 @@ const AWAITED: &str = "
     FROM pg_locks l WHERE NOT l.granted
     AND (l.relation IS NULL OR l.database IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())))";
 
+/// Transactions that were prepared for a commit in two phases and that nobody has ended, and who waits for each. Their locks
+/// belong to no session; what ties them together is the virtual transaction under which they were taken.
+const PREPARED: &str = "
+    SELECT p.gid, p.owner::text, p.database::text,
+           floor(extract(epoch FROM clock_timestamp() - p.prepared))::int8,
+           ARRAY(SELECT DISTINCT w.pid FROM pg_locks w WHERE NOT w.granted AND w.pid IS NOT NULL AND (
+               (w.locktype = 'transactionid' AND w.transactionid = p.transaction)
+               OR EXISTS (
+                   SELECT 1 FROM pg_locks own JOIN pg_locks h ON h.virtualtransaction = own.virtualtransaction
+                   WHERE own.pid IS NULL AND own.locktype = 'transactionid' AND own.transactionid = p.transaction
+                   AND h.pid IS NULL AND h.granted AND h.locktype = w.locktype
+                   AND h.database IS NOT DISTINCT FROM w.database AND h.relation IS NOT DISTINCT FROM w.relation
+                   AND h.page IS NOT DISTINCT FROM w.page AND h.tuple IS NOT DISTINCT FROM w.tuple
+                   AND h.classid IS NOT DISTINCT FROM w.classid AND h.objid IS NOT DISTINCT FROM w.objid
+                   AND h.locktype <> 'transactionid')))
+    FROM pg_prepared_xacts p ORDER BY p.prepared LIMIT 50";
+
+/// A prepared transaction, and the sessions that wait for it directly.
+struct Prepared {
+    gid: String,
+    owner: String,
+    database: String,
+    age_s: u64,
+    waiting: Vec<i32>,
+}
+
 /// Tells who waits for whom.
 pub(in crate::operations) async fn locks(
     request: PostgresLocksRequest,
@@ -42,12 +71,50 @@ pub(in crate::operations) async fn locks(
             .iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
             .collect::<Result<BTreeMap<i32, String>, sqlx::Error>>()?;
-        Ok((found, awaited))
+        // Almost nobody has any, and only where somebody waits is one in the way.
+        let prepared = if found.all.iter().any(|session| session.blocked_by.contains(&0)) {
+            sqlx::query(PREPARED).fetch_all(&mut session).await?
+        } else {
+            Vec::new()
+        };
+        let prepared = prepared
+            .iter()
+            .map(|row| {
+                Ok(Prepared {
+                    gid: row.try_get(0)?,
+                    owner: row.try_get(1)?,
+                    database: row.try_get(2)?,
+                    age_s: sessions::number(row.try_get(3)?),
+                    waiting: row.try_get(4)?,
+                })
+            })
+            .collect::<Result<Vec<_>, sqlx::Error>>()?;
+        Ok((found, awaited, prepared))
     };
     let read = read.await;
     postgres::leave(session).await;
-    let (found, awaited) = read.map_err(|error: sqlx::Error| postgres::fault(&error))?;
-    Ok(told(&found, &awaited, &server.service, cx))
+    let (found, awaited, prepared) = read.map_err(|error: sqlx::Error| postgres::fault(&error))?;
+    Ok(told(&found, &awaited, &prepared, &server.service, cx))
+}
+
+fn told_of_prepared(prepared: &Prepared, found: &Sessions, cx: &Context) -> PostgresPrepared {
+    let (blocks, longest_wait_s) = behind(found, &prepared.waiting);
+    PostgresPrepared {
+        gid: shown(cx, &prepared.gid),
+        owner: prepared.owner.clone(),
+        database: prepared.database.clone(),
+        age_s: prepared.age_s,
+        blocks,
+        longest_wait_s,
+    }
+}
+
+/// How many wait for one of these sessions or are one of them, and for how long.
+fn behind(found: &Sessions, first: &[i32]) -> (u32, u64) {
+    let waits = waiting(found).filter(|waiter| {
+        first.contains(&pid(waiter)) || chain_of_all(found, waiter).iter().any(|pid| first.contains(pid))
+    });
+    waits.fold((0, 0), |(blocks, longest), waiter| (blocks + 1, longest.max(waited(waiter))))
 }
 
 /// A session at the root of a chain, and who waits for it.
@@ -81,6 +148,7 @@ pub(super) fn roots(found: &Sessions) -> Vec<Root<'_>> {
 fn told(
     found: &Sessions,
     awaited: &BTreeMap<i32, String>,
+    prepared: &[Prepared],
     service: &str,
     cx: &Context,
 ) -> PostgresLocksResult {
@@ -110,6 +178,7 @@ fn told(
         truncated: waiters.len() > WAITERS,
         waiters: waiters.iter().take(WAITERS).map(told).collect(),
         roots: roots(found).into_iter().map(blocker).collect(),
+        prepared: prepared.iter().map(|own| told_of_prepared(own, found, cx)).collect(),
     }
 }
 
@@ -143,19 +212,21 @@ fn chain(found: &Sessions, from: &Session) -> Vec<i32> {
 
 /// Everybody at the end of any of a waiter's chains.
 fn ends(found: &Sessions, from: &Session) -> BTreeSet<i32> {
-    let (mut open, mut seen, mut ends) = (from.blocked_by.clone(), BTreeSet::new(), BTreeSet::new());
+    let waits = |pid: &i32| by_pid(found, *pid).is_some_and(|blocker| !blocker.blocked_by.is_empty());
+    chain_of_all(found, from).into_iter().filter(|pid| !waits(pid)).collect()
+}
+
+/// Everybody in any of a waiter's chains.
+fn chain_of_all(found: &Sessions, from: &Session) -> BTreeSet<i32> {
+    let (mut open, mut seen) = (from.blocked_by.clone(), BTreeSet::new());
     while let Some(pid) = open.pop() {
-        if !seen.insert(pid) {
-            continue;
-        }
-        match by_pid(found, pid).map(|blocker| blocker.blocked_by.as_slice()) {
-            None | Some([]) => {
-                ends.insert(pid);
-            }
-            Some(more) => open.extend(more),
+        if seen.insert(pid)
+            && let Some(blocker) = by_pid(found, pid)
+        {
+            open.extend(&blocker.blocked_by);
         }
     }
-    ends
+    seen
 }
 
 #[cfg(test)]
@@ -189,5 +260,7 @@ mod tests {
         assert_eq!(roots, [(1, 3, 50), (5, 1, 30)], "a circle and a prepared transaction have no root");
         assert_eq!(chain(&found, &found.all[3]), [2, 1]);
         assert_eq!(chain(&found, &found.all[5]), [7, 6]);
+        assert_eq!(behind(&found, &[8]), (1, 9), "who waits for a prepared transaction");
+        assert_eq!(behind(&found, &[2]), (3, 50), "and who waits for those");
     }
 }

@@ -9,6 +9,7 @@ mod locks;
 mod sessions;
 mod signs;
 mod size;
+mod statement;
 mod status;
 mod terminate;
 

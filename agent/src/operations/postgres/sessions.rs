@@ -47,7 +47,9 @@ impl Sessions {
     }
 }
 
-/// Whom this reads is a view over shared memory; the locks are asked for only where somebody waits for one.
+/// What this reads are views over shared memory, each of them once; who blocks whom is asked for only where somebody
+/// waits. Objects from 16384 on are users' own; a session's temporary table, and one that it has not committed yet, stand in
+/// nobody's way.
 const ACTIVITY: &str = "
     SELECT a.pid,
            coalesce(a.backend_type, '') AS backend_type,
@@ -67,9 +69,18 @@ const ACTIVITY: &str = "
            coalesce(a.wait_event, '') AS wait_event,
            coalesce(a.query, '') AS query,
            a.xact_start IS NOT NULL AS in_transaction,
-           EXISTS (SELECT 1 FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.granted) AS advisory,
+           coalesce(held.advisory, false) AS advisory,
+           coalesce(held.strong, false) AS strong_lock,
            CASE WHEN a.wait_event_type = 'Lock' THEN pg_blocking_pids(a.pid) ELSE '{}' END AS blocked_by
-    FROM pg_stat_activity a
+    FROM pg_stat_activity a LEFT JOIN (
+        SELECT l.pid, bool_or(l.locktype = 'advisory') AS advisory,
+               bool_or(l.locktype = 'relation' AND l.relation >= 16384
+                       AND l.mode IN ('AccessExclusiveLock', 'ShareRowExclusiveLock', 'ShareUpdateExclusiveLock')
+                       AND (l.database <> (SELECT oid FROM pg_database WHERE datname = current_database())
+                            OR EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = l.relation AND c.relpersistence <> 't')))
+                   AS strong
+        FROM pg_locks l WHERE l.granted GROUP BY l.pid
+    ) held ON held.pid = a.pid
     WHERE a.pid <> pg_backend_pid()
     ORDER BY a.backend_start";
 
@@ -128,6 +139,7 @@ fn of_row(row: &PgRow) -> Result<Session, sqlx::Error> {
         query: &query,
         in_transaction: row.try_get("in_transaction")?,
         advisory: row.try_get("advisory")?,
+        strong_lock: row.try_get("strong_lock")?,
     });
     let (wait_type, wait_event) = (words("wait_type")?, words("wait_event")?);
     let waits = state == "active" && !wait_type.is_empty() && wait_type != "Client";

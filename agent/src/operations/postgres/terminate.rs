@@ -146,12 +146,8 @@ pub(in crate::operations) async fn terminate(
         Err(Refusal::TooManyConnections(_)) => make_room(&server, prepared, cx).await?,
         Err(refusal) => return Err(refusal.into()),
     };
-    let state = if request.state() == PostgresSessionState::Unspecified {
-        PostgresSessionState::Idle
-    } else {
-        request.state()
-    };
-    let ended = end_all(&mut session, prepared, &signalled, state, cx, &mut done).await;
+    let criteria = Criteria::new(request.state(), request.older_than_s, &request.pids, &request.application);
+    let ended = end_all(&mut session, prepared, &signalled, &criteria, cx, &mut done).await;
     postgres::leave(session).await;
     done.connections_before += u32::try_from(signalled.len()).unwrap_or_default();
     match ended {
@@ -164,7 +160,7 @@ async fn end_all(
     session: &mut PgConnection,
     prepared: &PostgresTerminatePreviewResult,
     signalled: &[u32],
-    state: PostgresSessionState,
+    criteria: &Criteria<'_>,
     cx: &Context,
     done: &mut PostgresTerminateResult,
 ) -> Result<(), sqlx::Error> {
@@ -181,7 +177,7 @@ async fn end_all(
                 ("ended", "")
             }
             None => ("gone", "it is over already"),
-            Some(now) => match still(now, shown_as, prepared.source == "processes", state, &blocking) {
+            Some(now) => match still(now, shown_as, prepared.source == "processes", criteria, &blocking) {
                 Err(outcome) => outcome,
                 Ok(()) if end(session, now).await? => {
                     told_to_end.push((shown_as.pid, now.told.backend_start_ms));
@@ -209,12 +205,13 @@ async fn end_all(
     Ok(())
 }
 
-/// Whether a session is the one that was shown, and is still what may be ended; else what becomes of it.
+/// Whether a session is the one that was shown, and is still what was asked for and may be ended; else what becomes of it.
+/// A preview from the titles of processes could not tell how long each had been at it: that is asked here.
 fn still(
     now: &Session,
     shown_as: &PostgresSession,
     by_title: bool,
-    state: PostgresSessionState,
+    criteria: &Criteria<'_>,
     blocking: &[u32],
 ) -> Result<(), (&'static str, &'static str)> {
     let told = &now.told;
@@ -229,15 +226,11 @@ fn still(
     if let Some(why) = kinds::spared(&told.kind) {
         return Err(("spared", why));
     }
-    let fits = match state {
-        PostgresSessionState::Blocking => blocking.contains(&told.pid),
-        PostgresSessionState::Active => told.state == "active",
-        PostgresSessionState::IdleInTransaction => told.state.starts_with("idle_in_transaction"),
-        PostgresSessionState::Idle | PostgresSessionState::Unspecified => told.state == "idle",
-    };
-    if !fits
-        || (!by_title
-            && (told.query_digest != shown_as.query_digest || told.state_since_ms != shown_as.state_since_ms))
+    if !criteria.fits(now, blocking) {
+        return Err(("changed", "it is not, or not for long enough, at what was asked for"));
+    }
+    if !by_title
+        && (told.query_digest != shown_as.query_digest || told.state_since_ms != shown_as.state_since_ms)
     {
         return Err(("changed", "it is at something else than what was shown"));
     }
@@ -373,8 +366,9 @@ mod tests {
     #[test]
     fn what_is_no_longer_as_it_was_shown_is_left_alone() {
         let shown_as = session("idle", "client").told;
-        let idle = PostgresSessionState::Idle;
-        let outcome = |now: &Session| still(now, &shown_as, false, idle, &[]).map_err(|(outcome, _)| outcome);
+        let idle = Criteria::new(PostgresSessionState::Idle, 0, &[], "");
+        let outcome =
+            |now: &Session| still(now, &shown_as, false, &idle, &[]).map_err(|(outcome, _)| outcome);
         assert_eq!(outcome(&session("idle", "client")), Ok(()));
         assert_eq!(outcome(&session("active", "client")), Err("changed"));
         assert_eq!(outcome(&session("idle", "migration")), Err("spared"));
@@ -382,9 +376,15 @@ mod tests {
         other.told.backend_start_ms += 1;
         assert_eq!(outcome(&other), Err("gone"));
         assert_eq!(
-            still(&other, &shown_as, true, idle, &[]),
+            still(&other, &shown_as, true, &idle, &[]),
             Ok(()),
             "a process begins a little before its session"
+        );
+        other.told.state_s = 599;
+        assert_eq!(
+            still(&other, &shown_as, true, &idle, &[]).map_err(|(outcome, _)| outcome),
+            Err("changed"),
+            "its title told only since when it is connected"
         );
         let mut used = session("idle", "client");
         used.told.state_since_ms += 1;

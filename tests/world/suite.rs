@@ -3,10 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
+mod secrets;
+
 use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
-    time::Instant,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -265,4 +271,123 @@ fn a_controller_killed_in_the_middle_of_a_repair() {
     let ended =
         events["events"].as_array().unwrap().iter().filter(|event| event.get("ended").is_some()).count();
     assert_eq!(ended, 1, "one order, one end: {events:#}");
+}
+
+/// The controller's settings with something added. Dropping it writes them back and starts the controller with them.
+struct Settings {
+    path: PathBuf,
+    before: String,
+}
+
+impl Settings {
+    /// `[watch]` and `[[notify]]` are the test's; what the fleet has of its own stands in between.
+    fn with(text: &str) -> Self {
+        let path = state().join("controller/controller.toml");
+        let before = std::fs::read_to_string(&path).unwrap();
+        let own = Self { path, before };
+        let mut kept: Vec<&str> = Vec::new();
+        let mut ours = false;
+        for line in own.before.lines() {
+            if line.starts_with('[') {
+                ours = matches!(line, "[watch]" | "[[notify]]");
+            }
+            if !ours {
+                kept.push(line);
+            }
+        }
+        own.write(&format!("{}\n{text}", kept.join("\n")));
+        own
+    }
+
+    /// In place, so that the file stays its owner's alone.
+    fn write(&self, text: &str) {
+        std::fs::write(&self.path, text).unwrap();
+        fleet(&["controller", "stop"]);
+        fleet(&["controller", "start"]);
+    }
+}
+
+impl Drop for Settings {
+    fn drop(&mut self) {
+        self.write(&self.before);
+    }
+}
+
+/// A webhook's other side: its URL, and what it is sent.
+fn pager() -> (String, mpsc::Receiver<Value>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let (notices, received) = mpsc::channel();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                stream.read_line(&mut line).unwrap();
+                if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                if line.trim().is_empty() {
+                    break;
+                }
+            }
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).unwrap();
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            stream.get_mut().write_all(answer).unwrap();
+            if notices.send(serde_json::from_slice(&body).unwrap()).is_err() {
+                return;
+            }
+        }
+    });
+    (url, received)
+}
+
+/// Nobody asks: agents see it, the controller diagnoses it, and a pager rings once. It is told once that it is over.
+#[test]
+fn an_outage_that_nobody_asks_about_is_told_once_with_its_cause_and_so_is_its_end() {
+    let _ = world(&["reset", "all"]);
+    let (url, notices) = pager();
+    let _settings = Settings::with(&format!(
+        "[watch]\nevery_s = 5\n\n[[notify]]\nname = \"pager\"\nkind = \"webhook\"\nurl = \"{url}\"\n"
+    ));
+    let connected = || {
+        let hosts = ctl(&["hosts", "list", "-o", "json"]).exits(0).json();
+        let hosts = hosts["hosts"].as_array().cloned().unwrap_or_default();
+        hosts.len() == 3 && hosts.iter().all(|host| host["connected"] == true)
+    };
+    wait_until("every agent is back", connected);
+    let open = || {
+        let known = ctl(&["incidents", "list", "-o", "json"]).exits(0).json();
+        let known = known["incidents"].as_array().cloned().unwrap_or_default();
+        known.into_iter().filter(|incident| incident["state"] == "open").count()
+    };
+    // What other tests left behind is over first: it would be told as well.
+    let since = Instant::now();
+    while open() > 0 {
+        assert!(since.elapsed() < Duration::from_secs(180), "an incident of another test does not end");
+        thread::sleep(Duration::from_millis(500));
+    }
+    while notices.try_recv().is_ok() {}
+
+    let _ = world(&["fault", "vps2", "redis-stopped"]);
+    let opened = notices.recv_timeout(Duration::from_secs(90)).expect("it is told");
+    assert_eq!((&opened["kind"], &opened["severity"]), (&"opened".into(), &"critical".into()), "{opened:#}");
+    assert_eq!(opened["hosts"], serde_json::json!(["vps2"]), "{opened:#}");
+    let subject = opened["subject"].as_str().unwrap_or_default();
+    assert!(subject.starts_with("[critical] vps2: ") && subject.contains("redis is stopped"), "{subject}");
+    let _ = world(&["cure", "vps2"]);
+    let resolved = notices.recv_timeout(Duration::from_secs(180)).expect("its end is told");
+    assert_eq!(
+        (&resolved["kind"], &resolved["incident"]),
+        (&"resolved".into(), &opened["incident"]),
+        "{resolved:#}"
+    );
+    assert_eq!(resolved["hosts"], serde_json::json!(["vps2"]), "{resolved:#}");
+    let more: Vec<_> = notices.try_iter().collect();
+    assert!(more.is_empty(), "nothing else was to be told: {more:#?}");
+    let id = opened["incident"].as_str().unwrap_or_default();
+    let report = ctl(&["incidents", "report", id]).exits(0).stdout;
+    assert!(report.contains("redis is stopped"), "{report}");
 }

@@ -103,6 +103,9 @@ pub(super) async fn find(cx: &Context) -> Result<Deleted, Fault> {
 fn look(proc: &Path) -> Deleted {
     let mut found: HashMap<(u64, u64), Held> = HashMap::new();
     let mut unreadable = 0;
+    // A host that is a container itself has that in every path.
+    let first = fs::read_to_string(proc.join("1/cgroup")).unwrap_or_default();
+    let itself = innermost(&first).map(str::to_owned);
     for process in fs::read_dir(proc).into_iter().flatten().flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
@@ -137,7 +140,8 @@ fn look(proc: &Path) -> Deleted {
                 held.holders += u32::from(held.pid != pid);
                 continue;
             }
-            let (process, unit, container) = who.get_or_insert_with(|| whose(&folder)).clone();
+            let (process, unit, container) =
+                who.get_or_insert_with(|| whose(&folder, itself.as_deref())).clone();
             found.insert(
                 (meta.dev(), meta.ino()),
                 Held {
@@ -160,25 +164,30 @@ fn look(proc: &Path) -> Deleted {
 }
 
 /// A process's name, unit and container.
-fn whose(folder: &Path) -> (String, String, String) {
+fn whose(folder: &Path, itself: Option<&str>) -> (String, String, String) {
     let process = fs::read_to_string(folder.join("comm")).unwrap_or_default().trim().to_owned();
-    let (unit, container) = placed(&fs::read_to_string(folder.join("cgroup")).unwrap_or_default());
+    let (unit, container) = placed(&fs::read_to_string(folder.join("cgroup")).unwrap_or_default(), itself);
     (process, unit, container)
 }
 
-/// The unit and the container that a process's control groups name.
-fn placed(cgroups: &str) -> (String, String) {
-    let parts =
-        || cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).flat_map(|path| path.split('/'));
-    let is_id = |text: &str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    // cgroupfs: `/docker/ID`; systemd: `/system.slice/docker-ID.scope`.
-    let container = parts()
+/// The parts of all paths of a process's control groups.
+fn parts(cgroups: &str) -> impl DoubleEndedIterator<Item = &str> {
+    cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).flat_map(|path| path.split('/'))
+}
+
+/// The innermost container that control groups name. cgroupfs: `/docker/ID`; systemd: `/system.slice/docker-ID.scope`.
+fn innermost(cgroups: &str) -> Option<&str> {
+    let is_id = |text: &&str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    parts(cgroups)
         .map(|part| part.strip_prefix("docker-").and_then(|own| own.strip_suffix(".scope")).unwrap_or(part))
-        .find(|part| is_id(part))
-        .unwrap_or_default()
-        .to_owned();
+        .rfind(is_id)
+}
+
+/// The unit and the container that a process's control groups name, on a host that may be a container itself.
+fn placed(cgroups: &str, itself: Option<&str>) -> (String, String) {
+    let container = innermost(cgroups).filter(|id| Some(*id) != itself).unwrap_or_default().to_owned();
     let unit = if container.is_empty() {
-        parts().rfind(|part| part.ends_with(".service")).unwrap_or_default().to_owned()
+        parts(cgroups).rfind(|part| part.ends_with(".service")).unwrap_or_default().to_owned()
     } else {
         String::new()
     };
@@ -194,6 +203,7 @@ mod tests {
     #[test]
     fn control_groups_name_units_and_containers() {
         let id = "3d215e8a21a2d785cfcdc8f9e91e3c32fb789a3f6bc7ef37f274ad5eaa662da7";
+        let placed = |cgroups: &str| super::placed(cgroups, None);
         assert_eq!(placed("0::/system.slice/nginx.service\n"), ("nginx.service".to_owned(), String::new()));
         assert_eq!(
             placed(&format!("12:cpu:/docker/{id}\n0::/docker/{id}\n")),
@@ -203,6 +213,16 @@ mod tests {
         let user = "0::/user.slice/user-0.slice/user@0.service/app.slice/x.service\n";
         assert_eq!(placed(user).0, "x.service");
         assert_eq!(placed("0::/\n"), (String::new(), String::new()));
+    }
+
+    #[test]
+    fn a_host_that_is_a_container_itself_is_none_of_its_own() {
+        let (host, inner) = ("a".repeat(64), "b".repeat(64));
+        // As in a host of the test world, with cgroup v1.
+        let nginx = format!("9:name=systemd:/docker/{host}/system.slice/nginx.service\n0::/\n");
+        assert_eq!(placed(&nginx, Some(&host)), ("nginx.service".to_owned(), String::new()));
+        let nested = format!("9:name=systemd:/docker/{host}/docker/{inner}\n0::/\n");
+        assert_eq!(placed(&nested, Some(&host)), (String::new(), inner));
     }
 
     #[test]

@@ -7,9 +7,10 @@ break_it() {
     wait_healthy 60
     fallocate -l 420M "$(docker inspect -f '{{.LogPath}}' sylion-redis)"
     fill_disk
-    # The next segment cannot be made.
-    sql <<<'SELECT pg_switch_wal()' || true
-    sql <<<'CREATE TABLE event_log (n int)' || true
+    # Segments that lie ready are used up; the next one cannot be made.
+    for _ in {1..20}; do
+        sql -o /dev/null <<<"SELECT pg_logical_emit_message(true, 'world', 'x'); SELECT pg_switch_wal()" || break
+    done
     poll 30 has_code 503
     poll 30 restarted sylion-postgres 2
 }

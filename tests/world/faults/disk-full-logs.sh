@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # A container's log that Docker was never told to rotate has filled the disk.
-# expect: runbook=disk-full cause=filled_by_container_logs remedy=truncate_logs destroys=yes
+# expect: runbook=disk-full cause=filled_by_container_logs remedy=truncate_logs destroys=yes act=no
 break_it() {
     shrink_disk 700M
     wait_healthy 60

@@ -1,4 +1,4 @@
-//! What changed on this host: containers and files, compared with what they were when the agent last looked.
+//! What changed on this host: containers, their images and files, compared with what they were when the agent last looked.
 //!
 //! Owns `changes.json` in the agent's state folder, which holds digests, names and a bounded history, and no value of
 //! any variable: what a variable was is kept as a keyed digest, so that a change is seen and nothing can be read from
@@ -18,7 +18,11 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 use vigie_proto::v1::Change;
 
-use super::{Host, docker::container, stacks::env_file::EnvNames};
+use super::{
+    Host,
+    docker::{Engine, EngineError, container},
+    stacks::env_file::EnvNames,
+};
 
 /// The format's number. A file of a later one is left alone.
 const VERSION: u32 = 1;
@@ -29,6 +33,9 @@ const HISTORY: usize = 300;
 /// Files that are watched; a configuration of more is no configuration of one machine.
 const FILES: usize = 1000;
 
+/// Names of images that are watched: as many services run on one machine at most.
+const IMAGES: usize = 64;
+
 /// A configuration file larger than this is none.
 const LONGEST: u64 = 1024 * 1024;
 
@@ -38,6 +45,9 @@ const NGINX: &str = "/etc/nginx";
 #[derive(Default)]
 pub struct Changes {
     path: Option<PathBuf>,
+    /// Held by the one look that is under way, so that an older one never writes over a newer one.
+    looking: Mutex<()>,
+    /// Held for moments: what was seen can be told while an engine hangs.
     known: Mutex<Known>,
 }
 
@@ -51,6 +61,9 @@ struct Known {
     salt: String,
     files: BTreeMap<PathBuf, SeenFile>,
     containers: BTreeMap<String, SeenContainer>,
+    /// By the name that a service's container was made from.
+    #[serde(default)]
+    images: BTreeMap<String, SeenImage>,
     /// Oldest first.
     history: VecDeque<Noted>,
     /// Set where the file must not be written over.
@@ -62,7 +75,8 @@ struct Known {
 struct SeenFile {
     kind: Kind,
     stack: String,
-    /// What tells without reading that a file is as it was.
+    /// What tells without reading that a file is as it was: when it was written, in seconds, and touched, in nanoseconds,
+    /// its size and inode.
     stamp: (i64, i64, u64, u64),
     digest: String,
     /// Of an env file: names, with keyed digests of their values.
@@ -95,6 +109,18 @@ struct SeenContainer {
     stack: String,
     service: String,
     created_ms: i64,
+}
+
+/// What a name of an image stands for, whether a container runs it or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SeenImage {
+    /// Empty where the name stands for nothing.
+    id: String,
+    stack: String,
+    service: String,
+    /// When the engine says that the name was given; 0 where it does not.
+    #[serde(skip)]
+    tagged_ms: i64,
 }
 
 /// A change as it is written down.
@@ -134,62 +160,99 @@ impl Changes {
                 Known { sealed: true, ..Known::default() }
             }
         };
-        Self { path: Some(path), known: Mutex::new(known) }
+        Self { path: Some(path), looking: Mutex::default(), known: Mutex::new(known) }
     }
 
-    /// Looks at files and containers again, and notes what is not as it was.
-    pub async fn look(&self, host: &Host) {
-        let mut known = self.known.lock().await;
+    /// Looks at files, containers and images again, and notes what is not as it was. May be given up at any moment: it
+    /// then noted nothing.
+    ///
+    /// # Errors
+    /// When the engine does not answer; files are looked at all the same.
+    pub async fn look(&self, host: &Host) -> Result<(), EngineError> {
+        let _one = self.looking.lock().await;
         let now = chrono::Utc::now().timestamp_millis();
-        let first = known.since_ms == 0;
-        if first {
-            let mut salt = [0; 32];
-            if getrandom::fill(&mut salt).is_err() {
-                // Without a secret of its own it would keep digests that can be guessed at.
-                return;
+        let engine = host.docker().containers(None).await;
+        let (before, salt, looked, first) = {
+            let mut known = self.known.lock().await;
+            let first = known.since_ms == 0;
+            if first {
+                let mut salt = [0; 32];
+                if getrandom::fill(&mut salt).is_err() {
+                    // Without a secret of its own it would keep digests that can be guessed at.
+                    return Ok(());
+                }
+                (known.salt, known.since_ms, known.version) = (HEXLOWER.encode(&salt), now, VERSION);
             }
-            (known.salt, known.since_ms, known.version) = (HEXLOWER.encode(&salt), now, VERSION);
-        }
+            (known.clone_seen(), known.salt.clone(), known.looked_ms, first)
+        };
         let mut noted = Vec::new();
         // An engine that does not answer has not lost its containers.
-        if let Ok(all) = host.docker().containers(None).await {
-            let present = all
-                .iter()
-                .map(|found| {
-                    let own = container(found);
-                    let seen = SeenContainer {
-                        id: own.id,
-                        image: own.image,
-                        image_id: found.image_id.clone().unwrap_or_default(),
-                        stack: own.stack,
-                        service: own.service,
-                        created_ms: found.created.unwrap_or_default().saturating_mul(1000),
-                    };
-                    (own.name, seen)
-                })
-                .collect();
-            noted.extend(containers(&known.containers, &present, now));
-            known.containers = present;
-        }
-        let (places, before, salt, looked) =
-            (places(host), known.files.clone(), known.salt.clone(), known.looked_ms);
+        let seen = match &engine {
+            Ok(all) => {
+                let present: BTreeMap<String, SeenContainer> = all
+                    .iter()
+                    .map(|found| {
+                        let own = container(found);
+                        let seen = SeenContainer {
+                            id: own.id,
+                            image: own.image,
+                            image_id: found.image_id.clone().unwrap_or_default(),
+                            stack: own.stack,
+                            service: own.service,
+                            created_ms: found.created.unwrap_or_default().saturating_mul(1000),
+                        };
+                        let seen = still_named(seen, before.containers.get(&own.name));
+                        (own.name, seen)
+                    })
+                    .collect();
+                noted.extend(containers(&before.containers, &present, now));
+                let named = named_images(host.docker(), &present, &before.images).await;
+                noted.extend(images(&before.images, &named, &present, looked, now));
+                Some((present, named))
+            }
+            Err(_) => None,
+        };
+        let (places, before) = (places(host), before.files);
         let files = tokio::task::spawn_blocking(move || {
             let present = files(&places, &before, &salt);
             (compare(&before, &present, looked, now), present)
-        });
-        if let Ok((changed, present)) = files.await {
+        })
+        .await;
+        let mut known = self.known.lock().await;
+        if let Some((containers, images)) = seen {
+            (known.containers, known.images) = (containers, images);
+        }
+        if let Ok((changed, present)) = files {
             noted.extend(changed);
             known.files = present;
         }
         known.looked_ms = now;
-        if !first && !noted.is_empty() {
+        if first {
+            self.save(&known);
+        } else if !noted.is_empty() {
             known.history.extend(noted);
             let excess = known.history.len().saturating_sub(HISTORY);
             known.history.drain(..excess);
-        } else if !first {
-            return;
+            self.save(&known);
         }
-        self.save(&known);
+        engine.map(drop)
+    }
+
+    /// The containers that were there at the last look, as changes of the time before anybody watched: each was created
+    /// once.
+    pub async fn created(&self) -> Vec<Change> {
+        let known = self.known.lock().await;
+        let created = known.containers.iter().map(|(name, seen)| Change {
+            at_ms: seen.created_ms,
+            kind: "deployment".to_owned(),
+            what: name.clone(),
+            says: format!("created from {}", seen.image),
+            stack: seen.stack.clone(),
+            service: seen.service.clone(),
+            after: seen.image_id.clone(),
+            ..Change::default()
+        });
+        created.collect()
     }
 
     /// What was noted since a moment, and since when this is watched.
@@ -214,6 +277,19 @@ impl Changes {
         if let Err(error) = write() {
             tracing::warn!(%error, "what changed cannot be remembered");
         }
+    }
+}
+
+/// What a look compares with.
+struct Before {
+    files: BTreeMap<PathBuf, SeenFile>,
+    containers: BTreeMap<String, SeenContainer>,
+    images: BTreeMap<String, SeenImage>,
+}
+
+impl Known {
+    fn clone_seen(&self) -> Before {
+        Before { files: self.files.clone(), containers: self.containers.clone(), images: self.images.clone() }
     }
 }
 
@@ -284,6 +360,101 @@ fn containers(
     found
 }
 
+/// A container whose image lost its name to another one is listed by the image's digest: it keeps the name that it was
+/// made from.
+fn still_named(seen: SeenContainer, before: Option<&SeenContainer>) -> SeenContainer {
+    match before {
+        Some(then) if then.id == seen.id && seen.image != then.image => {
+            SeenContainer { image: then.image.clone(), ..seen }
+        }
+        _ => seen,
+    }
+}
+
+/// What the names stand for that the stacks' containers were made from. One question to the engine for each, which reads
+/// one small file for it.
+async fn named_images(
+    engine: &Engine,
+    present: &BTreeMap<String, SeenContainer>,
+    before: &BTreeMap<String, SeenImage>,
+) -> BTreeMap<String, SeenImage> {
+    let mut named = BTreeMap::new();
+    for seen in present.values().filter(|seen| !seen.stack.is_empty() && !is_digest(&seen.image)) {
+        if named.len() >= IMAGES || named.contains_key(&seen.image) {
+            continue;
+        }
+        let image = SeenImage {
+            id: String::new(),
+            stack: seen.stack.clone(),
+            service: seen.service.clone(),
+            tagged_ms: 0,
+        };
+        match engine.image(&seen.image).await {
+            Ok(found) => {
+                let tagged = found.metadata.and_then(|metadata| metadata.last_tag_time);
+                let tagged = tagged.and_then(|at| chrono::DateTime::parse_from_rfc3339(&at).ok());
+                let image = SeenImage {
+                    id: found.id.unwrap_or_default(),
+                    tagged_ms: tagged.map_or(0, |at| at.timestamp_millis()),
+                    ..image
+                };
+                named.insert(seen.image.clone(), image);
+            }
+            Err(EngineError::Unknown(_)) => _ = named.insert(seen.image.clone(), image),
+            // What cannot be asked at this moment has not changed.
+            Err(_) => {
+                drop(before.get(&seen.image).map(|then| named.insert(seen.image.clone(), then.clone())))
+            }
+        }
+    }
+    named
+}
+
+/// Whether an image stands by its digest and not by a name.
+fn is_digest(image: &str) -> bool {
+    let digits = image.strip_prefix("sha256:").unwrap_or(image);
+    image.is_empty() || (digits.len() >= 12 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// Names that stand for other images than they did, where no container was made from the new one: a build, a pull or a
+/// tag that the next deployment will bring. A deployment tells its image by itself.
+fn images(
+    before: &BTreeMap<String, SeenImage>,
+    present: &BTreeMap<String, SeenImage>,
+    containers: &BTreeMap<String, SeenContainer>,
+    looked_ms: i64,
+    now: i64,
+) -> Vec<Noted> {
+    let short = |id: &str| id.trim_start_matches("sha256:").chars().take(12).collect::<String>();
+    let mut found = Vec::new();
+    for (name, seen) in present {
+        let Some(then) = before.get(name).filter(|then| then.id != seen.id) else { continue };
+        let runs = |own: &SeenContainer| own.image == *name && own.image_id == seen.id;
+        if containers.values().any(runs) {
+            continue;
+        }
+        let says = match (then.id.as_str(), seen.id.as_str()) {
+            (was, "") => format!("stands for no image any more (was {})", short(was)),
+            ("", is) => format!("stands for {}, which is not deployed", short(is)),
+            (was, is) => {
+                format!("stands for {} (was {}), which is not deployed", short(is), short(was))
+            }
+        };
+        found.push(Noted {
+            at_ms: if (looked_ms..=now).contains(&seen.tagged_ms) { seen.tagged_ms } else { now },
+            kind: "image".to_owned(),
+            what: name.clone(),
+            says,
+            stack: seen.stack.clone(),
+            service: seen.service.clone(),
+            before: then.id.clone(),
+            after: seen.id.clone(),
+            ..Noted::default()
+        });
+    }
+    found
+}
+
 /// `sylion-backend (3f2a90c1b4d5)`
 fn named(image: &str, id: &str) -> String {
     let id = id.trim_start_matches("sha256:");
@@ -330,7 +501,8 @@ fn files(
     let mut present = BTreeMap::new();
     for (path, (kind, stack)) in places {
         let Ok(data) = fs::metadata(path) else { continue };
-        let stamp = (data.mtime(), data.ctime(), data.size(), data.ino());
+        let touched = data.ctime().saturating_mul(1_000_000_000).saturating_add(data.ctime_nsec());
+        let stamp = (data.mtime(), touched, data.size(), data.ino());
         if let Some(same) = before.get(path).filter(|then| then.stamp == stamp) {
             present.insert(path.clone(), same.clone());
             continue;
@@ -506,6 +678,58 @@ mod tests {
         let found = &containers(&one("1", "a"), &one("2", "b"), 9)[0];
         assert_eq!((found.before.as_str(), found.after.as_str(), found.at_ms), ("sha256:a", "sha256:b", 7));
         assert_eq!(containers(&one("1", "a"), &BTreeMap::new(), 9)[0].says, "removed");
+    }
+
+    #[test]
+    fn a_name_that_stands_for_another_image_is_told_until_it_is_deployed() {
+        let image = |id: &str, tagged_ms: i64| {
+            let image = SeenImage {
+                id: id.to_owned(),
+                stack: "shop".to_owned(),
+                service: "web".to_owned(),
+                tagged_ms,
+            };
+            BTreeMap::from([("shop-web".to_owned(), image)])
+        };
+        let running = |image: &str, image_id: &str| SeenContainer {
+            id: "1".to_owned(),
+            image: image.to_owned(),
+            image_id: image_id.to_owned(),
+            stack: "shop".to_owned(),
+            service: "web".to_owned(),
+            created_ms: 1,
+        };
+        let own = |image_id: &str| BTreeMap::from([("shop-web-1".to_owned(), running("shop-web", image_id))]);
+        let (old, new) = (image("sha256:0123456789abcdef", 5), image("sha256:fedcba9876543210", 70));
+        // Another service runs it under its own name: that is no deployment of this one.
+        let mut both = own("sha256:0123456789abcdef");
+        both.insert("shop-job-1".to_owned(), running("shop-job", "sha256:fedcba9876543210"));
+        assert_eq!(images(&old, &new, &both, 50, 90).len(), 1);
+        assert!(images(&old, &old, &own("sha256:0123456789abcdef"), 50, 90).is_empty());
+        let found = images(&old, &new, &own("sha256:0123456789abcdef"), 50, 90).remove(0);
+        assert_eq!((found.kind.as_str(), found.what.as_str(), found.at_ms), ("image", "shop-web", 70));
+        assert_eq!(found.says, "stands for fedcba987654 (was 0123456789ab), which is not deployed");
+        assert_eq!((found.stack.as_str(), found.service.as_str()), ("shop", "web"));
+        assert!(found.after.starts_with("sha256:fedc") && found.before.starts_with("sha256:0123"));
+        // A deployment tells its image by itself, and what was never seen before has not changed.
+        assert!(images(&old, &new, &own("sha256:fedcba9876543210"), 50, 90).is_empty());
+        assert!(images(&BTreeMap::new(), &new, &own("sha256:0123456789abcdef"), 50, 90).is_empty());
+        let gone = images(&old, &image("", 0), &own("sha256:0123456789abcdef"), 50, 90).remove(0);
+        assert_eq!((gone.says.as_str(), gone.at_ms), ("stands for no image any more (was 0123456789ab)", 90));
+        // The engine lists a container by the digest once its image lost the name.
+        let listed = running("sha256:0123456789abcdef", "sha256:0123456789abcdef");
+        assert!(is_digest(&listed.image) && is_digest("0123456789ab") && !is_digest("shop-web:1"));
+        assert_eq!(still_named(listed, Some(&running("shop-web", ""))).image, "shop-web");
+    }
+
+    #[test]
+    fn what_an_earlier_agent_wrote_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let earlier =
+            r#"{"version":1,"since_ms":1,"looked_ms":1,"salt":"s","files":{},"containers":{},"history":[]}"#;
+        fs::write(folder.path().join("changes.json"), earlier).unwrap();
+        let known = Changes::open(folder.path()).known.into_inner();
+        assert!(known.images.is_empty() && !known.sealed && known.since_ms == 1);
     }
 
     #[test]

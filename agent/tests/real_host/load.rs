@@ -57,6 +57,76 @@ async fn disks_containers_sockets_and_changes_are_told() {
     assert!(changes.unread.is_empty(), "{changes:?}");
 }
 
+const ENV: &str = "/srv/sylion/.env.prod";
+
+fn docker(args: &[&str]) -> String {
+    let output = Command::new("docker").args(args).output().unwrap();
+    assert!(output.status.success(), "docker {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[tokio::test]
+async fn an_env_edit_and_a_redeploy_are_told_by_name_and_never_by_value() {
+    let world = World::new().await;
+    world.healthy().await;
+    let lately = || v1::HostChangesRequest { stack: "sylion".to_owned(), since_s: 600, count: 0 };
+    // The first look finds nothing changed: it is what later ones compare with.
+    ask!(world, HostChanges, lately());
+    let (before, values) = (fs::read_to_string(ENV).unwrap(), ["planted-hunter2-1", "planted-hunter2-2"]);
+    fs::write(ENV, format!("{before}\nPLANTED_TOKEN={}\n", values[0])).unwrap();
+    let added = ask!(world, HostChanges, lately());
+    fs::write(ENV, format!("{before}\nPLANTED_TOKEN={}\n", values[1])).unwrap();
+    let services = vec!["backend".to_owned()];
+    let up = v1::ComposeUpRequest { stack: String::new(), services: services.clone(), build: false };
+    let up = ask!(world, ComposeUp, up);
+    let changed = ask!(world, HostChanges, lately());
+    // The host is as it was before anything is insisted on.
+    fs::write(ENV, &before).unwrap();
+    let back = v1::ComposeUpRequest { stack: String::new(), services, build: false };
+    ask!(world, ComposeUp, back);
+    world.healthy().await;
+
+    assert!(up.changes.iter().any(|own| own.service == "backend" && own.change != "none"), "{up:?}");
+    let env = |found: &v1::HostChangesResult| {
+        found.changes.iter().find(|change| change.kind == "env" && change.what == ENV).cloned().unwrap()
+    };
+    assert_eq!(env(&added).added, ["PLANTED_TOKEN"]);
+    let newest = env(&changed);
+    assert_eq!(
+        (newest.changed.as_slice(), newest.says.as_str()),
+        (&["PLANTED_TOKEN".to_owned()][..], "changed PLANTED_TOKEN")
+    );
+    assert_eq!(newest.stack, "sylion");
+    let deployed =
+        changed.changes.iter().find(|change| change.kind == "deployment" && change.service == "backend");
+    assert!(deployed.is_some_and(|change| change.at_ms >= env(&added).at_ms), "{changed:?}");
+    let told = format!("{added:?}{changed:?}");
+    assert!(!values.iter().any(|value| told.contains(value)), "{told}");
+}
+
+#[tokio::test]
+async fn a_tag_that_moves_without_a_deployment_is_told() {
+    let world = World::new().await;
+    world.healthy().await;
+    let lately = || v1::HostChangesRequest { since_s: 600, ..Default::default() };
+    ask!(world, HostChanges, lately());
+    let image = docker(&["inspect", "--format", "{{.Config.Image}}", "sylion-backend"]);
+    let own = docker(&["image", "inspect", "--format", "{{.Id}}", &image]);
+    let other = docker(&["inspect", "--format", "{{.Image}}", "sylion-redis"]);
+    docker(&["tag", &other, &image]);
+    let moved = ask!(world, HostChanges, lately());
+    docker(&["tag", &own, &image]);
+    let told = moved.changes.iter().find(|change| change.kind == "image" && change.what == image);
+    let told = told.unwrap_or_else(|| panic!("{moved:?}"));
+    assert_eq!(
+        (told.before.as_str(), told.after.as_str(), told.service.as_str()),
+        (own.as_str(), other.as_str(), "backend")
+    );
+    assert!(!moved.changes.iter().any(|change| change.kind == "deployment"
+        && change.service == "backend"
+        && change.at_ms >= told.at_ms));
+}
+
 #[tokio::test]
 async fn jobs_are_put_off_and_come_back() {
     let world = World::new().await;

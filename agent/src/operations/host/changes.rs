@@ -1,17 +1,23 @@
 //! What changed here, from everything that keeps a record of it: the agent's own memory, the engine, the package
 //! manager, the boot, the journal of orders.
 
-use std::fs;
+use std::{
+    fs,
+    io::{Read as _, Seek as _, SeekFrom},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    time::Duration,
+};
 
 use chrono::TimeZone as _;
+use tokio::time::timeout;
 use vigie_proto::v1::{Change, HostChangesRequest, HostChangesResult};
 
 use super::{
     super::{Context, Fault, text},
     processes::{booted_ms, started_at_ms},
-    sample,
 };
-use crate::host::{docker::container, journal};
+use crate::host::{docker::EngineError, journal};
 
 /// A day, when the request does not say.
 const SINCE_S: u32 = 86_400;
@@ -21,7 +27,10 @@ const COUNT: u32 = 100;
 const DPKG: [&str; 2] = ["/var/log/dpkg.log.1", "/var/log/dpkg.log"];
 
 /// A log larger than this is read from its end.
-const LONGEST: usize = 4 * 1024 * 1024;
+const LONGEST: u64 = 4 * 1024 * 1024;
+
+/// How long the present may be looked at before only the past is told: a diagnosis asks this beside its verdict.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Packages of one run that are named each; of more, the first ones.
 const NAMED: usize = 5;
@@ -40,40 +49,33 @@ pub(in super::super) async fn list(
         "" => String::new(),
         name => cx.host.stacks().resolve(name).await?.name.clone(),
     };
-    // What changed a moment ago is seen as well.
-    cx.host.changes().look(&cx.host).await;
-    let (mut changes, watched_since_ms) = cx.host.changes().since(since_ms).await;
     let mut unread = Vec::new();
-    match cx.host.docker().containers(None).await {
-        Ok(all) => {
-            // Containers of the time before this was watched.
-            for found in &all {
-                let created = found.created.unwrap_or_default().saturating_mul(1000);
-                let own = container(found);
-                let told = changes
-                    .iter()
-                    .any(|change| change.what == own.name && (change.at_ms - created).abs() < 2000);
-                if created >= since_ms && !told {
-                    changes.push(Change {
-                        at_ms: created,
-                        kind: "deployment".to_owned(),
-                        says: format!("created from {}", own.image),
-                        after: found.image_id.clone().unwrap_or_default(),
-                        what: own.name,
-                        stack: own.stack,
-                        service: own.service,
-                        ..Change::default()
-                    });
-                }
-            }
+    // What changed a moment ago is seen as well; what the agent saw before is told even while the engine hangs.
+    match timeout(LOOK, cx.host.changes().look(&cx.host)).await {
+        Ok(Ok(()) | Err(EngineError::Absent(_))) => {}
+        Ok(Err(error)) => unread.push(error.chain()),
+        Err(_) => unread.push("files and containers as they are now: looking took too long".to_owned()),
+    }
+    let (mut changes, watched_since_ms) = cx.host.changes().since(since_ms).await;
+    // Containers of the time before this was watched.
+    for created in cx.host.changes().created().await {
+        let told = changes
+            .iter()
+            .any(|change| change.what == created.what && (change.at_ms - created.at_ms).abs() < 2000);
+        if created.at_ms >= since_ms && !told {
+            changes.push(created);
         }
-        Err(crate::host::docker::EngineError::Absent(_)) => {}
-        Err(error) => unread.push(error.chain()),
     }
     changes.extend(reboot(since_ms)?);
-    let logs: Vec<String> = DPKG.iter().filter_map(|path| tail(path)).collect();
-    changes.extend(packages(&logs.concat(), since_ms));
-    if let Some(folder) = cx.host.journal().map(std::path::Path::to_owned) {
+    let logs = move || {
+        let logs: Vec<String> = DPKG.iter().filter_map(|path| tail(Path::new(path), since_ms)).collect();
+        packages(&logs.concat(), since_ms)
+    };
+    match tokio::task::spawn_blocking(logs).await {
+        Ok(found) => changes.extend(found),
+        Err(_) => unread.push("the package manager's log".to_owned()),
+    }
+    if let Some(folder) = cx.host.journal().map(Path::to_owned) {
         match tokio::task::spawn_blocking(move || journal::actions(&folder, since_ms)).await {
             Ok(Ok(actions)) => changes.extend(actions.into_iter().map(|action| Change {
                 at_ms: action.at_ms,
@@ -114,8 +116,8 @@ pub(in super::super) async fn list(
 
 /// The boot, which is the first process's start: a host that is a container boots without its kernel.
 fn reboot(since_ms: i64) -> Result<Option<Change>, Fault> {
-    let first = sample::all(false).into_keys().find(|(pid, _)| *pid == 1);
-    let at_ms = first.map_or(Ok(0), |(_, ticks)| booted_ms().map(|booted| started_at_ms(booted, ticks)))?;
+    let first = procfs::process::Process::new(1).and_then(|process| process.stat());
+    let at_ms = started_at_ms(booted_ms()?, first.map_err(super::unreadable)?.starttime);
     Ok((at_ms >= since_ms).then(|| Change {
         at_ms,
         kind: "reboot".to_owned(),
@@ -125,10 +127,17 @@ fn reboot(since_ms: i64) -> Result<Option<Change>, Fault> {
     }))
 }
 
-fn tail(path: &str) -> Option<String> {
-    let bytes = fs::read(path).ok()?;
-    let from = bytes.len().saturating_sub(LONGEST);
-    Some(String::from_utf8_lossy(&bytes[from..]).into_owned())
+/// A log's end; nothing of one that was not written to since a moment.
+fn tail(path: &Path, since_ms: i64) -> Option<String> {
+    let mut file = fs::File::open(path).ok()?;
+    let data = file.metadata().ok()?;
+    if data.mtime().saturating_mul(1000) < since_ms {
+        return None;
+    }
+    file.seek(SeekFrom::Start(data.len().saturating_sub(LONGEST))).ok()?;
+    let mut bytes = Vec::new();
+    file.take(LONGEST).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// `2026-11-25 02:40:00 upgrade nginx:amd64 1.22.1-9 1.22.1-9+deb12u1`, in the machine's own zone.
@@ -213,5 +222,23 @@ mod tests {
         assert_eq!((found[1].what.as_str(), found[1].says.as_str()), ("jq", "installed jq 1.6-2.1"));
         assert_eq!(found[2].says, "removed jq");
         assert!(packages(log, i64::MAX).is_empty());
+    }
+
+    #[test]
+    fn only_the_end_of_a_log_that_grew_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dpkg.log");
+        let line = "2026-11-25 03:10:00 install jq:amd64 <none> 1.6-2.1\n";
+        fs::write(&path, "x".repeat(usize::try_from(LONGEST).unwrap()) + "\n" + line).unwrap();
+        let read = tail(&path, 0).unwrap();
+        assert!(read.ends_with(line) && read.len() as u64 == LONGEST);
+        assert_eq!(tail(&path, i64::MAX), None);
+        assert_eq!(tail(&folder.path().join("none"), 0), None);
+    }
+
+    #[test]
+    fn this_machine_started_once() {
+        assert!(reboot(0).unwrap().unwrap().at_ms > 0);
+        assert_eq!(reboot(i64::MAX).unwrap(), None);
     }
 }

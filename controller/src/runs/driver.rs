@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use vigie_proto::{
-    id::{HostId, TaskId},
+    id::{HostId, RunId, TaskId},
     v1::{
         Outcome, OutcomeStatus, OutputChunk, Prepare, Probe, ProbePurpose, Request, RunEvent, RunSummary,
         to_agent,
@@ -294,7 +294,7 @@ impl Driver {
                 return Ok(());
             }
         };
-        let begun = remedies(&decided);
+        let begun = remedies(self.mandate.run(), &decided);
         if !decided.events.is_empty() {
             let summary = decided.state.summary();
             while let Err(error) = self.store.append(&self.mandate, &decided.events, &summary, &begun).await {
@@ -520,12 +520,12 @@ pub(super) fn says(state: &State) -> String {
 }
 
 /// The remedies whose first orders are about to be sent.
-fn remedies(decided: &Decision) -> Vec<RemedyTried> {
+fn remedies(run: RunId, decided: &Decision) -> Vec<RemedyTried> {
     let mut begun: Vec<RemedyTried> = Vec::new();
     for event in &decided.events {
         let Some(what) = &event.event else { continue };
         for (host, stack, remedy) in decided.state.remedies_begun(what) {
-            begun.push(RemedyTried { host, stack, remedy, at_ms: event.at_ms });
+            begun.push(RemedyTried { run, host, stack, remedy, at_ms: event.at_ms });
         }
     }
     begun

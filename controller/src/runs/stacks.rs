@@ -33,8 +33,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Table {
     held: HashMap<Place, (RunId, String)>,
-    /// By stack and remedy, Unix milliseconds.
-    tries: HashMap<(HostId, String, String), Vec<i64>>,
+    /// By stack and remedy: which run began it, and when, Unix milliseconds.
+    tries: HashMap<(HostId, String, String), Vec<(RunId, i64)>>,
 }
 
 impl Stacks {
@@ -80,21 +80,24 @@ impl Stacks {
         self.0.freed.subscribe()
     }
 
-    /// Takes note of remedies that were begun; forgets what is too old to count.
+    /// Takes note of remedies that were begun, a run's first time alone: the next steps of it are no more tries. Forgets
+    /// what is too old to count.
     pub(super) fn tried(&self, remedies: &[RemedyTried]) {
         let mut table = self.table();
         for tried in remedies {
             let times =
                 table.tries.entry((tried.host, tried.stack.clone(), tried.remedy.clone())).or_default();
-            times.retain(|at_ms| tried.at_ms - at_ms < HOUR_MS);
-            times.push(tried.at_ms);
+            times.retain(|(_, at_ms)| tried.at_ms - at_ms < HOUR_MS);
+            if !times.iter().any(|(run, _)| *run == tried.run) {
+                times.push((tried.run, tried.at_ms));
+            }
         }
     }
 
     /// When a remedy was tried on a stack lately.
     pub(super) fn tries(&self, host: HostId, stack: &str, remedy: &str) -> Vec<i64> {
         let key = (host, stack.to_owned(), remedy.to_owned());
-        self.table().tries.get(&key).cloned().unwrap_or_default()
+        self.table().tries.get(&key).into_iter().flatten().map(|(_, at_ms)| *at_ms).collect()
     }
 }
 
@@ -123,10 +126,12 @@ mod tests {
     fn only_the_last_hour_counts() {
         let (stacks, host) = (Stacks::new(), HostId::new());
         let tried =
-            |at_ms| RemedyTried { host, stack: "shop".to_owned(), remedy: "a/restart".to_owned(), at_ms };
-        stacks.tried(&[tried(0), tried(1_000)]);
+            |run, at_ms| RemedyTried { run, host, stack: "shop".to_owned(), remedy: "a/restart".to_owned(), at_ms };
+        let (first, second) = (RunId::new(), RunId::new());
+        // The second step of a run's remedy is no second try.
+        stacks.tried(&[tried(first, 0), tried(first, 500), tried(second, 1_000)]);
         assert_eq!(stacks.tries(host, "shop", "a/restart"), [0, 1_000]);
-        stacks.tried(&[tried(HOUR_MS)]);
+        stacks.tried(&[tried(RunId::new(), HOUR_MS)]);
         assert_eq!(stacks.tries(host, "shop", "a/restart"), [1_000, HOUR_MS]);
         assert!(stacks.tries(host, "other", "a/restart").is_empty());
     }

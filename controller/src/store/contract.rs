@@ -339,6 +339,7 @@ async fn remedies_are_remembered_once_a_run(open: &impl Opener) {
         OpenedRun::Exists(_) => panic!("a new run"),
     };
     let tried = |remedy: &str, at_ms| RemedyTried {
+        run,
         host,
         stack: "sylion".to_owned(),
         remedy: remedy.to_owned(),

@@ -59,6 +59,8 @@ pub struct Sighting {
 /// A remedy that was begun on a stack of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemedyTried {
+    /// The run that tries it: all its steps are one try.
+    pub run: RunId,
     pub host: HostId,
     /// Empty when the runbook is about hosts.
     pub stack: String,

@@ -108,8 +108,9 @@ pub(super) async fn remedies(pool: &SqlitePool, since_ms: i64) -> Result<Vec<Rem
         .fetch_all(pool)
         .await?;
     let read = |row: &SqliteRow| {
-        let host: String = row.try_get("host")?;
+        let (run, host): (String, String) = (row.try_get("run")?, row.try_get("host")?);
         Ok(RemedyTried {
+            run: parse(&run, "a remedy")?,
             host: parse(&host, "a remedy")?,
             stack: row.try_get("stack")?,
             remedy: row.try_get("remedy")?,

@@ -7,8 +7,11 @@ mod create;
 pub(super) mod folder;
 pub(super) mod ledger;
 mod prune;
+mod rebuild;
 mod restore;
 pub(super) mod scan;
+mod services;
+mod set_aside;
 pub(super) mod tools;
 mod verify;
 
@@ -22,6 +25,7 @@ use folder::{Dump, Folder, age_s, room};
 
 pub(super) use create::create;
 pub(super) use prune::{preview as prune_preview, prune};
+pub(super) use rebuild::{preview as rebuild_preview, rebuild};
 pub(super) use restore::{preview as restore_preview, restore};
 pub(super) use verify::verify;
 

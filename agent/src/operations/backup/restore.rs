@@ -14,23 +14,17 @@ use vigie_proto::v1::{
 use super::{
     create::dump_name,
     folder::{Dump, Folder, room},
+    services,
     tools::{RESERVE, Tools, end_sessions, execute, quoted, scratch_name},
     verify::{Counted, restorable, restore_beside, room_needed},
 };
 use crate::{
-    host::{
-        docker::{belongs_to_service, container, label},
-        postgres,
-        stacks::{
-            KnownStack,
-            compose::{cannot_run, last_words},
-        },
-    },
+    host::{postgres, stacks::KnownStack},
     operations::{Context, Fault},
 };
 
 /// What a server restores in a second when nothing tells: a small VPS's.
-const BYTES_A_SECOND: u64 = 10 * 1024 * 1024;
+pub(super) const BYTES_A_SECOND: u64 = 10 * 1024 * 1024;
 
 /// Stopping writers, counting, swapping, starting writers.
 const AROUND_S: u64 = 25;
@@ -72,7 +66,7 @@ async fn look(
     found.database_oid = facts.oid;
     found.database_bytes = facts.bytes;
     found.sessions = facts.sessions;
-    found.writers = writers(stack, &facts.addresses, cx).await?;
+    found.writers = services::writers(stack, &facts.addresses, cx).await?;
     if let Ok(mut session) = tools.session(&tools.database).await {
         // The planner's guess: counting a corrupt or a huge database would not end.
         let rows: Result<Option<i64>, _> = sqlx::query_scalar(
@@ -135,36 +129,6 @@ async fn facts(session: &mut PgConnection, database: &str) -> Result<Facts, sqlx
         sessions: u32::try_from(sessions.len()).unwrap_or(u32::MAX),
         addresses: addresses?,
     })
-}
-
-/// The stack's running services that write: the backend, and whatever container has a session.
-async fn writers(
-    stack: &KnownStack,
-    addresses: &BTreeSet<String>,
-    cx: &Context,
-) -> Result<Vec<String>, Fault> {
-    let mut found = BTreeSet::new();
-    for summary in
-        cx.host.docker().containers(Some(&stack.name)).await?.iter().filter(|own| belongs_to_service(own))
-    {
-        let own = container(summary);
-        if own.state != "running" {
-            continue;
-        }
-        let networks = summary.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
-        let mut places =
-            networks.into_iter().flatten().filter_map(|(_, network)| network.ip_address.as_deref());
-        let service = summary
-            .labels
-            .as_ref()
-            .and_then(|labels| labels.get(label::SERVICE))
-            .cloned()
-            .unwrap_or_default();
-        if service == stack.backend_service || places.any(|place| addresses.contains(place)) {
-            found.insert(service);
-        }
-    }
-    Ok(found.into_iter().filter(|service| !service.is_empty()).collect())
 }
 
 /// Replaces the database by a backup.
@@ -241,11 +205,11 @@ impl Work<'_> {
     }
 
     async fn all(&mut self, folder: &Folder, waive_saving: bool) -> Result<(), Fault> {
-        self.compose("stop").await?;
+        services::compose(self.cx, self.stack, &["stop"], &self.done.writers).await?;
         self.step("writers_stopped");
         let swapped = self.while_stopped(folder, waive_saving).await;
         // Whatever became of it, one of the two databases is in service, and the writers belong up.
-        let started = self.compose("start").await;
+        let started = services::compose(self.cx, self.stack, &["start"], &self.done.writers).await;
         if started.is_ok() {
             self.step("writers_started");
         }
@@ -398,33 +362,6 @@ impl Work<'_> {
             }
         }
         Ok(())
-    }
-
-    /// `compose stop` or `start` of the writers.
-    async fn compose(&self, word: &str) -> Result<(), Fault> {
-        if self.done.writers.is_empty() {
-            return Ok(());
-        }
-        // Writers are started again even when the time is up.
-        let deadline = self.cx.deadline.max(Instant::now() + std::time::Duration::from_secs(60));
-        let compose = self.cx.host.stacks().compose().find(deadline).await?;
-        let words: Vec<String> =
-            [word, "--"].into_iter().map(str::to_owned).chain(self.done.writers.iter().cloned()).collect();
-        let exit = compose
-            .child(self.stack, words)
-            .map_err(cannot_run)?
-            .sink(&*self.cx.output)
-            .run(deadline)
-            .await
-            .map_err(cannot_run)?;
-        if exit.success() {
-            return Ok(());
-        }
-        Err(Fault::failed(
-            "compose_failed",
-            format!("`compose {word}` of {} failed: {}", self.done.writers.join(", "), last_words(&exit)),
-        )
-        .hint("`vigiectl probe compose_ps` tells what runs"))
     }
 }
 

@@ -44,6 +44,7 @@ pub fn shipped() -> &'static [(&'static str, &'static str)] {
         ("api-down", include_str!("../../../deploy/runbooks/api-down.yaml")),
         ("backend-502", include_str!("../../../deploy/runbooks/backend-502.yaml")),
         ("clean-restart", include_str!("../../../deploy/runbooks/clean-restart.yaml")),
+        ("db-migration", include_str!("../../../deploy/runbooks/db-migration.yaml")),
         ("disk-full", include_str!("../../../deploy/runbooks/disk-full.yaml")),
         ("high-load", include_str!("../../../deploy/runbooks/high-load.yaml")),
         ("postgres-down", include_str!("../../../deploy/runbooks/postgres-down.yaml")),

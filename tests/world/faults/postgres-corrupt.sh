@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # The write-ahead log was zeroed where the last checkpoint is (a broken volume): PANIC at every start.
-# expect: runbook=postgres-down cause=damage remedy=-
+# expect: runbook=postgres-down cause=damage remedy=- by=backup_rebuild
 break_it() {
     local data
     docker kill sylion-postgres >/dev/null
@@ -18,8 +18,13 @@ cure_it() {
     local data
     docker stop sylion-postgres || true
     data=$(postgres_data)
-    rm -rf "$data/pg_wal"
-    mv "$WORLD/pg_wal" "$data/pg_wal"
+    if compgen -G "$data.before-*" >/dev/null; then
+        # It was rebuilt from a backup: what is in place is whole, and the damaged data lie beside it.
+        rm -rf "$data".before-* "$WORLD/pg_wal"
+    else
+        rm -rf "$data/pg_wal"
+        mv "$WORLD/pg_wal" "$data/pg_wal"
+    fi
     docker start sylion-postgres
     poll 30 has_health sylion-postgres healthy
     # What it said while it was broken would be evidence against the next.

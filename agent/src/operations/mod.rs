@@ -177,11 +177,11 @@ pub async fn run(request: request::Operation, cx: &Context) -> Result<result::Op
             backup::restore_preview(ask, cx).await.map(Answer::BackupRestorePreview)
         }
         Ask::BackupRestore(ask) => backup::restore(ask, cx).await.map(Answer::BackupRestore),
-        Ask::BackupPrunePreview(ask) => backup::prune_preview(ask, cx).await.map(Answer::BackupPrunePreview),
         Ask::BackupRebuildPreview(ask) => {
             backup::rebuild_preview(ask, cx).await.map(Answer::BackupRebuildPreview)
         }
         Ask::BackupRebuild(ask) => backup::rebuild(ask, cx).await.map(Answer::BackupRebuild),
+        Ask::BackupPrunePreview(ask) => backup::prune_preview(ask, cx).await.map(Answer::BackupPrunePreview),
         Ask::BackupPrune(ask) => backup::prune(ask, cx).await.map(Answer::BackupPrune),
         Ask::MigrationLint(ask) => migration::lint_file(ask, cx).await.map(Answer::MigrationLint),
         Ask::TableCheck(ask) => migration::table_check(ask, cx).await.map(Answer::TableCheck),

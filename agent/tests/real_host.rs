@@ -298,6 +298,24 @@ async fn actions_leave_their_witness() {
         world.run(Ask::UnitRestart(v1::UnitRestartRequest { unit: "absent.service".to_owned() })).await;
     assert_eq!(absent.unwrap_err().failure.code, "unit_unusable");
 
+    // A reload keeps the main process; what knows none says so, and what does not run has nothing to reload.
+    let reload = |unit: &str| Ask::UnitReload(v1::UnitReloadRequest { unit: unit.to_owned() });
+    let Ok(Answer::UnitReload(reloaded)) = world.run(reload("nginx")).await else { panic!("no reload") };
+    let (before, after) = (reloaded.before.unwrap(), reloaded.after.unwrap());
+    assert_eq!((after.active_state.as_str(), after.main_pid), ("active", before.main_pid));
+    for (unit, code) in
+        [("absent.service", "unit_unusable"), ("systemd-journald.service", "unit_cannot_reload")]
+    {
+        assert_eq!(world.run(reload(unit)).await.unwrap_err().failure.code, code, "{unit}");
+    }
+    let broken = Path::new("/etc/nginx/conf.d/vigie-test-reload.conf");
+    std::fs::write(broken, "no such directive;\n").unwrap();
+    let refused = world.run(reload("nginx.service")).await;
+    std::fs::remove_file(broken).unwrap();
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.status, v1::OutcomeStatus::Refused);
+    assert!(refused.failure.message.contains("no such directive"), "{}", refused.failure.message);
+
     let services = vec!["backend".to_owned()];
     let request = v1::ComposeRestartRequest { stack: "sylion".to_owned(), services: services.clone() };
     let restarted = ask!(world, ComposeRestart, request);

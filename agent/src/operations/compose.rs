@@ -218,10 +218,12 @@ pub(super) async fn up(request: ComposeUpRequest, cx: &Context) -> Result<Compos
     let exit = call(cx, &stack, up_command(request.build, &request.services)).await?;
     let after = summaries(cx, &stack.name).await;
     let output = output(cx, &exit);
+    let mut present: Vec<Container> = after.iter().flatten().map(container).collect();
+    cx.host.docker().tell_finished(&mut present).await;
     let result = after.as_ref().map(|after| ComposeUpResult {
         stack: stack.name.clone(),
         changes: reasons::changed(&before, after, request.build),
-        services: stack.inventory(&after.iter().map(container).collect::<Vec<_>>()).0,
+        services: stack.inventory(&present).0,
         output: output.clone(),
         exit_code: exit.code,
     });

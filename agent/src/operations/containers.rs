@@ -34,6 +34,7 @@ pub(super) async fn list(request: ContainerListRequest, cx: &Context) -> Result<
     }
     let mut containers: Vec<Container> =
         cx.host.docker().containers(None).await?.iter().map(container).collect();
+    cx.host.docker().tell_finished(&mut containers).await;
     containers.sort_by(|a, b| (&a.stack, &a.service, &a.name).cmp(&(&b.stack, &b.service, &b.name)));
     let missing = cx.host.stacks().all().into_iter().flat_map(|stack| {
         let (_, missing) = stack.inventory(&containers);
@@ -191,7 +192,9 @@ pub(super) async fn restart(
 
 /// The containers of a stack's services at this moment.
 pub(super) async fn present(cx: &Context, stack: &str) -> Result<Vec<Container>, Fault> {
-    Ok(summaries(cx, stack).await?.iter().map(container).collect())
+    let mut all: Vec<Container> = summaries(cx, stack).await?.iter().map(container).collect();
+    cx.host.docker().tell_finished(&mut all).await;
+    Ok(all)
 }
 
 /// The same in the engine's words.

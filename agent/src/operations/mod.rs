@@ -108,6 +108,7 @@ pub async fn run(request: request::Operation, cx: &Context) -> Result<result::Op
         Ask::JobResume(ask) => host::defer::resume(ask, cx).await.map(Answer::JobResume),
         Ask::UnitStatus(ask) => units::status(ask, cx).await.map(Answer::UnitStatus),
         Ask::UnitRestart(ask) => units::restart(ask, cx).await.map(Answer::UnitRestart),
+        Ask::UnitReload(ask) => units::reload(ask, cx).await.map(Answer::UnitReload),
         Ask::NginxTest(ask) => nginx::test(ask, cx).await.map(Answer::NginxTest),
         Ask::NginxUpstreams(ask) => nginx::upstreams(ask, cx).await.map(Answer::NginxUpstreams),
         Ask::SocketList(ask) => sockets::list(ask, cx).await.map(Answer::SocketList),

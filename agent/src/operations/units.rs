@@ -4,7 +4,10 @@ use std::{collections::HashMap, path::Path, time::Duration};
 
 use procfs::Current as _;
 use tokio::time::Instant;
-use vigie_proto::v1::{UnitRestartRequest, UnitRestartResult, UnitStatusRequest, UnitStatusResult, result};
+use vigie_proto::v1::{
+    OutcomeStatus, UnitReloadRequest, UnitReloadResult, UnitRestartRequest, UnitRestartResult,
+    UnitStatusRequest, UnitStatusResult, result,
+};
 
 use super::{Context, Fault, disk::room, text};
 use crate::host::{
@@ -31,18 +34,7 @@ pub(super) async fn status(request: UnitStatusRequest, cx: &Context) -> Result<U
 pub(super) async fn restart(request: UnitRestartRequest, cx: &Context) -> Result<UnitRestartResult, Fault> {
     let unit = &request.unit;
     let before = look(unit, 0, cx, cx.deadline).await?;
-    if matches!(before.load_state.as_str(), "not-found" | "masked" | "bad-setting" | "error") {
-        return Err(Fault::refused("unit_unusable", format!("unit {unit} is {}", before.load_state))
-            .hint("look at it: `systemctl status` on the host"));
-    }
-    if before.unit == "nginx.service" {
-        let test = nginx::test(cx.deadline).await?;
-        if !test.ok {
-            let mut fault = nginx::invalid(&test.lines, "nginx -t failed");
-            fault.status = vigie_proto::v1::OutcomeStatus::Refused;
-            return Err(fault);
-        }
-    }
+    usable(unit, &before, cx).await?;
     if room::is_database(&before.unit) {
         room::for_database(&cx.host, unit, &room::of_unit(&before.unit)).await?;
     }

@@ -58,7 +58,11 @@ fn memory(state: &HostState) -> Option<(u64, u64)> {
     ))
 }
 
+/// One that ran once and ended well is not down.
 fn is_unwell(service: &Container) -> bool {
+    if service.finished {
+        return false;
+    }
     service.state != "running" || service.health == "unhealthy"
 }
 
@@ -148,7 +152,8 @@ fn stacks(state: &HostState, look: &Look) -> String {
         .stacks
         .iter()
         .map(|stack| {
-            let well = stack.services.iter().filter(|service| !is_unwell(service)).count();
+            let well =
+                stack.services.iter().filter(|service| !is_unwell(service) && !service.finished).count();
             let others = stack.services.iter().filter(|service| is_unwell(service));
             let others = others.map(|s| look.red(&format!(", {} {}", escape(&s.service, false), unwell(s))));
             format!("{}: {well} up{}", escape(&stack.name, false), others.collect::<String>())
@@ -202,7 +207,10 @@ mod tests {
 
     #[test]
     fn what_is_wrong_comes_first() {
-        let well = || vec![service("backend", "running", "healthy"), service("redis", "running", "")];
+        let migrated = Container { finished: true, ..service("migrate", "exited", "") };
+        let well = || {
+            vec![service("backend", "running", "healthy"), service("redis", "running", ""), migrated.clone()]
+        };
         let ill = || vec![service("backend", "restarting", ""), service("redis", "running", "unhealthy")];
         let mut full = host(4, well());
         let state = full.state.as_mut().unwrap();

@@ -249,6 +249,7 @@ impl Allowance {
 fn subject(operation: &request::Operation, stack: Option<&str>) -> Option<String> {
     match operation {
         request::Operation::UnitRestart(request) => Some(request.unit.clone()),
+        request::Operation::UnitReload(request) => Some(request.unit.clone()),
         request::Operation::Exec(request) => {
             let program = super::child::resolve(&request.program).ok()?;
             Some(plain_program(&program)?.to_str()?.to_owned())

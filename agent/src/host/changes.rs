@@ -403,7 +403,9 @@ async fn named_images(
             Err(EngineError::Unknown(_)) => _ = named.insert(seen.image.clone(), image),
             // What cannot be asked at this moment has not changed.
             Err(_) => {
-                drop(before.get(&seen.image).map(|then| named.insert(seen.image.clone(), then.clone())))
+                if let Some(then) = before.get(&seen.image) {
+                    named.insert(seen.image.clone(), then.clone());
+                }
             }
         }
     }

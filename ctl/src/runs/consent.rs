@@ -155,7 +155,7 @@ impl Plan {
 
     /// Whether each of its orders loses something, so that none may start once its challenge is over.
     pub(crate) fn loses_by_all(&self) -> bool {
-        self.leaves.iter().all(loses)
+        !self.leaves.is_empty() && self.leaves.iter().all(loses)
     }
 
     /// The hosts and stacks that it is about, as the ledger keeps them.

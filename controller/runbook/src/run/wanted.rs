@@ -4,7 +4,7 @@ use vigie_proto::{
     descriptors,
     id::HostId,
     operation::Operation,
-    v1::{ProbePurpose, Request, RunPhase, run_spec::Kind},
+    v1::{ProbePurpose, Request, RunPhase, request, run_spec::Kind},
 };
 
 use super::{Effect, ProbeKey, State, TaskState, act, beside, plan, waits};
@@ -123,6 +123,21 @@ pub(super) fn timeout(request: &Request, asked_for: u32) -> u32 {
         .map_or(10_000, |operation| u32::try_from(operation.timeout().as_millis()).unwrap_or(u32::MAX))
 }
 
+/// Of logs, a verification reads what was written after the remedy's last action and no more: what was wrong before it
+/// is what it was for. The time is told as a duration, so that the clocks of two machines need not agree.
+fn since_it_acted(mut request: Request, acted_at_ms: i64, now_ms: i64) -> Request {
+    let ago_s = u32::try_from((now_ms - acted_at_ms).max(0) / 1000 + 1).unwrap_or(u32::MAX);
+    let since_s = match &mut request.operation {
+        Some(request::Operation::ContainerLogs(logs)) => &mut logs.since_s,
+        Some(request::Operation::StackLogs(logs)) => &mut logs.since_s,
+        _ => return request,
+    };
+    if acted_at_ms > 0 && (*since_s == 0 || *since_s > ago_s) {
+        *since_s = ago_s;
+    }
+    request
+}
+
 /// Everything that the run waits for the world to do. Empty for a closed run, and for one that waits for a person.
 pub fn wanted(state: &State, now_ms: i64, connected: &dyn Fn(HostId) -> bool) -> Vec<Effect> {
     let (mut asked, tasks) = match state.phase() {
@@ -147,15 +162,15 @@ pub fn wanted(state: &State, now_ms: i64, connected: &dyn Fn(HostId) -> bool) ->
             wake(asked.not_before_ms);
             continue;
         }
-        let host = state.targets[asked.key.target].host;
+        let target = &state.targets[asked.key.target];
+        let host = target.host;
         wake(asked.deadline_ms(state, asked.gets_through(connected(host))));
-        effects.push(Effect::Probe {
-            key: asked.key,
-            host,
-            from: asked.from,
-            request: asked.request,
-            timeout_ms: asked.timeout_ms,
-        });
+        let request = match asked.key.purpose {
+            ProbePurpose::Verification => since_it_acted(asked.request, target.acted_at_ms, now_ms),
+            _ => asked.request,
+        };
+        let (key, from, timeout_ms) = (asked.key, asked.from, asked.timeout_ms);
+        effects.push(Effect::Probe { key, host, from, request, timeout_ms });
     }
     if tasks {
         if let Some(plan) = state.plan() {
@@ -171,7 +186,10 @@ pub fn wanted(state: &State, now_ms: i64, connected: &dyn Fn(HostId) -> bool) ->
                 }
             }
             for (_, task) in act::turns(state, plan) {
-                wake(act::gone_at_ms(state, plan, task).min(plan.manifest.not_after_ms + 1));
+                // Who is there is not given up: what is waited for then is the stack, or the window's end.
+                let gone_at =
+                    if connected(task.host) { i64::MAX } else { act::gone_at_ms(state, plan, task) };
+                wake(gone_at.min(plan.manifest.not_after_ms + 1));
             }
         }
         for at in [act::verification_ends_at_ms(state), waits::ends_at_ms(state)].into_iter().flatten() {

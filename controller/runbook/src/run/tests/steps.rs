@@ -196,3 +196,87 @@ fn a_remedy_is_tried_twice_within_an_hour_and_not_three_times() {
     assert!(reason.starts_with("restart was tried at ") && reason.contains(" and "), "{reason}");
     assert!(world.effects.is_empty() && planned.effects.is_empty());
 }
+
+const AWAY: &str = r#"
+id: away
+title: the host is away
+scope: stack
+diagnose:
+  - id: outside
+    from: controller
+    reachability_check: {}
+  - id: backend
+    container_inspect: { service: backend }
+findings:
+  - id: host_down
+    title: the host does not answer
+    when: failure(backend) == "unreachable" && !outside.ping_answered
+    says: "{{ host }} is away"
+remedies:
+  - id: reboot_host
+    title: reboot it
+    for: [host_down]
+    risk: medium
+    steps:
+      - manual: { says: "reboot {{ host }} ({{ outside.address }}) in the panel", within: 15m }
+    verify:
+      probes: [outside, backend]
+      until: outside.status == 200 && backend.state == "running"
+      within: 5m
+      every: 5s
+restore_backup:
+  - answer: never
+    why: no data is touched
+"#;
+
+/// Nobody on an away host could take an order: a person's step needs none, and what follows is looked at from outside
+/// until the agent is back.
+#[test]
+fn a_host_whose_agent_is_away_can_be_a_persons_to_mend() {
+    let mut world = World::of(AWAY, 2, RunMode::Run);
+    let away = world.hosts[0];
+    world.stopped.insert(away);
+    world.connected.remove(&away);
+    until_signed(&mut world);
+    let entry = world.state.plan_entries().next().unwrap();
+    assert_eq!((entry.target, entry.leaves.len(), entry.steps.len()), (0, 0, 1));
+    until_person(&mut world);
+    assert!(
+        world.state.changing().contains(&(away, "sylion".to_owned())),
+        "nobody else changes it meanwhile"
+    );
+    world.crash();
+    world.input(done()).unwrap();
+    let rebooting = world.now_ms;
+    while world.now_ms - rebooting < 60_000 {
+        world.step(0);
+    }
+    assert!(world.state.closed().is_none(), "it is waited for while it boots: {:?}", world.state.closed());
+    world.stopped.clear();
+    world.connected.insert(away);
+    assert_eq!(world.finish(), (RunVerdict::Resolved, "1 repaired and verified".to_owned()));
+    assert_eq!(world.state.tasks().count(), 0, "no order was given");
+}
+
+#[test]
+fn a_host_that_stays_away_is_not_repaired() {
+    let mut world = World::of(AWAY, 1, RunMode::Run);
+    world.stopped.extend(world.hosts.clone());
+    world.connected.clear();
+    until_signed(&mut world);
+    until_person(&mut world);
+    world.input(done()).unwrap();
+    let rebooting = world.now_ms;
+    assert_eq!(world.finish(), (RunVerdict::Unresolved, "1 of 1 not repaired".to_owned()));
+    assert!((300_000..320_000).contains(&(world.now_ms - rebooting)), "{}", world.now_ms - rebooting);
+}
+
+#[test]
+fn a_verification_reads_the_logs_of_after_the_last_action() {
+    let health = "    - id: health\n";
+    let fresh = "    - id: fresh\n      stack_logs: { since_s: 600 }\n";
+    let mut world = World::of(&RUNBOOK.replacen(health, &format!("{fresh}{health}"), 1), 1, RunMode::Run);
+    world.stopped.extend(world.hosts.clone());
+    until_signed(&mut world);
+    assert_eq!(world.finish().0, RunVerdict::Resolved);
+}

@@ -60,8 +60,10 @@ const STUCK: &str = "
     FROM knowledge_documents
     WHERE status <> 'indexed' AND tenant_id = ANY($1::text[]::uuid[]) ORDER BY updated_at, id LIMIT $2::int8";
 
-/// How the backend words a refusal for want of quota, as a regular expression of PostgreSQL.
-pub(super) const QUOTA_WORDS: &str = "daily indexing limit|limit reached|quota";
+/// How the backend words a refusal for want of quota (`Daily indexing limit reached: 5/5`), as a regular expression of
+/// PostgreSQL, in lower case. Nothing shorter: "quota" and "limit reached" are what providers of embeddings say of
+/// themselves, and indexing again does not help against those.
+pub(super) const QUOTA_WORDS: &str = "daily indexing limit reached";
 
 /// Shows quotas.
 pub(in crate::operations) async fn quota(
@@ -178,6 +180,24 @@ fn share(used: u64, limit: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The statement matches without regard to case, and the words hold nothing that a regular expression would read
+    /// otherwise.
+    #[test]
+    fn a_providers_quota_is_not_the_tenants() {
+        let is_quota = |said: &str| said.to_lowercase().contains(QUOTA_WORDS);
+        assert!(QUOTA_WORDS.chars().all(|c| c.is_ascii_lowercase() || c == ' '));
+        assert!(is_quota("Daily indexing limit reached: 100/100"));
+        assert!(is_quota("job 17: daily indexing limit reached: 5/5"));
+        for other in [
+            "You exceeded your current quota, please check your plan and billing details",
+            "429 Too Many Requests: rate limit reached for text-embedding-3-small",
+            "Disk quota exceeded",
+            "",
+        ] {
+            assert!(!is_quota(other), "{other}");
+        }
+    }
 
     #[test]
     fn levels() {

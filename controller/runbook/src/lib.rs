@@ -30,8 +30,8 @@ pub use bound::{Bound, Evidence, ProbeSpec, StepSpec, Subject, Verification};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use judge::{Judgement, Showing};
 pub use model::{
-    Check, Contact, Finding, FindingSeverity, Others, Probe, Remedy, Restore, Risk, Runbook, Scope, Symptom,
-    Vantage, findings_of, lint, lint_among,
+    Check, Finding, FindingSeverity, Others, Probe, Remedy, Restore, Risk, Runbook, Scope, Symptom, Vantage,
+    findings_of, lint, lint_among,
 };
 pub use parameters::{Parameter, ParameterError, ParameterType, ParameterValue};
 pub use rollout::{Batch, Rollout};

@@ -43,7 +43,6 @@ pub struct Runbook {
     pub restore: Vec<Restore>,
     pub checklist: Vec<Check>,
     pub rollout: Rollout,
-    pub contacts: Vec<Contact>,
     /// The text that it was read from, and its SHA-256.
     pub text: String,
     pub digest: [u8; 32],
@@ -231,13 +230,6 @@ pub struct Check {
     pub says: String,
     /// `None` for what only a person can tell.
     pub(crate) when: Option<Rule>,
-}
-
-/// Whom to call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Contact {
-    pub role: String,
-    pub contact: String,
 }
 
 impl Runbook {

@@ -12,6 +12,8 @@ pub struct Outcomes {
     pub mismatches: Vec<String>,
     /// The findings that the case confirms, root causes and consequences alike.
     pub confirmed: Vec<String>,
+    /// The remedies that are offered in it.
+    pub offered: Vec<String>,
 }
 
 impl Case {
@@ -21,7 +23,7 @@ impl Case {
             Ok(bound) => bound,
             Err(errors) => {
                 let mismatches = errors.iter().map(ParameterError::to_string).collect();
-                return Outcomes { mismatches, confirmed: Vec::new() };
+                return Outcomes { mismatches, ..Outcomes::default() };
             }
         };
         let (subject, expect) = (self.subject(), &self.expect);
@@ -85,7 +87,8 @@ impl Case {
                 off.push(format!("{id} {what} {text:?}, without {piece:?}"));
             }
         }
-        Outcomes { mismatches: off, confirmed: confirmed.iter().map(|finding| finding.id.clone()).collect() }
+        let confirmed = confirmed.iter().map(|finding| finding.id.clone()).collect();
+        Outcomes { mismatches: off, confirmed, offered: judgement.remedies }
     }
 }
 

@@ -13,8 +13,7 @@ use super::{
 use crate::{
     diagnostic::{Diagnostic, Severity, suggest},
     model::{
-        Check, Contact, Finding, FindingSeverity, Others, Probe, Remedy, Restore, Risk, Runbook, Scope, Step,
-        Symptom,
+        Check, Finding, FindingSeverity, Others, Probe, Remedy, Restore, Risk, Runbook, Scope, Step, Symptom,
     },
     parameters::{Parameter, ParameterType, Values},
     rollout::{Batch, Rollout},
@@ -101,7 +100,6 @@ fn parts(root: &Node, reader: &mut Reader<'_>) -> Option<Runbook> {
     let restore = restore(&mut entries, &names, reader);
     let checklist = checklist(&mut entries, &all_names, reader);
     let rollout = rollout(&mut entries, reader);
-    let contacts = contacts(&mut entries, reader);
     entries.close(reader);
 
     let runbook = Runbook {
@@ -117,7 +115,6 @@ fn parts(root: &Node, reader: &mut Reader<'_>) -> Option<Runbook> {
         restore,
         checklist,
         rollout,
-        contacts,
         text: String::new(),
         digest: [0; 32],
     };
@@ -336,7 +333,8 @@ fn remedy(
     let risk = entries.require("risk", reader).and_then(|node| reader.word(node, "`risk`", Risk::WORDS));
     let cures = entries.require("for", reader).map(|node| reader.ids(node, "`for`")).unwrap_or_default();
     unknown_ids(&cures, || findings.iter().map(|finding| &finding.id), "a finding", reader);
-    let when = entries.take("when").map(|node| Rule::read(node, "`when`", diagnosis.1, reader));
+    let when_node = entries.take("when");
+    let when = when_node.map(|node| Rule::read(node, "`when`", diagnosis.1, reader));
     let steps = entries.require("steps", reader).map(|node| {
         if matches!(&node.content, Content::List(items) if items.is_empty()) {
             reader.error(node.span, "a remedy has at least one step", "");
@@ -366,11 +364,19 @@ fn remedy(
         },
     };
     // What loses something is proposed for a reason that a rule names, not because a finding is confirmed somehow.
-    let destroys = remedy.operations().find(|operation| operation.effect == Effect::Destroy);
-    if let (None, Some(operation)) = (&remedy.when, destroys) {
-        let message = format!("{} loses something, and this remedy has no `when`", operation.name);
+    if let Some(operation) = remedy.operations().find(|operation| operation.effect == Effect::Destroy) {
         let hint = "say in `when` what has to be true before anybody is asked to agree to it";
-        reader.warn(node.span, message, hint);
+        match (&remedy.when, when_node) {
+            (None, _) => {
+                let message = format!("{} loses something, and this remedy has no `when`", operation.name);
+                reader.error(node.span, message, hint);
+            }
+            (Some(when), Some(place)) if when.is_constant() => {
+                let message = format!("{} loses something, and this `when` asks for nothing", operation.name);
+                reader.error(place.span, message, hint);
+            }
+            (Some(_), _) => {}
+        }
     }
     Some(remedy)
 }
@@ -456,19 +462,6 @@ fn rollout(entries: &mut Entries<'_>, reader: &mut Reader<'_>) -> Rollout {
     }
     entries.close(reader);
     rollout
-}
-
-fn contacts(entries: &mut Entries<'_>, reader: &mut Reader<'_>) -> Vec<Contact> {
-    let Some(node) = entries.take("contacts") else { return Vec::new() };
-    let mut contacts = Vec::new();
-    for item in reader.items(node, "`contacts`") {
-        let Some(mut entries) = reader.entries(item, "a contact") else { continue };
-        let role = entries.require("role", reader).and_then(|node| reader.string(node, "`role`"));
-        let contact = entries.require("contact", reader).and_then(|node| reader.string(node, "`contact`"));
-        entries.close(reader);
-        contacts.extend(role.zip(contact).map(|(role, contact)| Contact { role, contact }));
-    }
-    contacts
 }
 
 /// Findings that explain each other in a circle would leave no root cause.

@@ -112,6 +112,14 @@ impl Rule {
         &self.mentioned
     }
 
+    /// Whether it is settled before anything is asked: it speaks of no probe and no parameter, or holds whatever they
+    /// would say.
+    pub(crate) fn is_constant(&self) -> bool {
+        let speaks = !self.mentioned.probes.is_empty() || !self.mentioned.parameters.is_empty();
+        let nothing = Facts::default();
+        !speaks || self.holds(&mut Evaluator::new(&nothing)).0 == Ok(true)
+    }
+
     /// Whether it holds, and the values that it looked at.
     pub(crate) fn holds(&self, evaluator: &mut Evaluator<'_>) -> (Answer<bool>, Vec<Used>) {
         evaluator.truth(&self.expression)

@@ -1,11 +1,11 @@
 //! The shipped runbook for incident 2: every fault has exactly one root cause, and a healthy host none.
 
 use vigie_proto::v1::{
-    self, ComposeBuildCheckResult, ComposeConfigResult, ComposePsResult, ComposeService, Container,
-    ContainerInspectResult, ContainerLogsResult, EnvCheckResult, Failure, FileTailResult, FindingState,
-    HostLoadResult, HttpCheckResult, JsonField, ListeningSocket, NginxTestResult, NginxUpstream,
-    NginxUpstreamsResult, Outcome, OutcomeStatus, PublishedPort, SocketListResult, UnitStatusResult, request,
-    result::Operation,
+    self, ComposeBuildCheckResult, ComposeConfigResult, ComposePsResult, ComposeRollbackPreviewResult,
+    ComposeService, Container, ContainerInspectResult, ContainerLogsResult, EnvCheckResult, Failure,
+    FileTailResult, FindingState, HostLoadResult, HttpCheckResult, JsonField, ListeningSocket, LogLine,
+    NginxTestResult, NginxUpstream, NginxUpstreamsResult, Outcome, OutcomeStatus, PublishedPort,
+    SocketListResult, StackLogsResult, UnitStatusResult, request, result::Operation,
 };
 
 use crate::{Bound, Evidence, Judgement, Runbook, Subject, lint, shipped};
@@ -244,6 +244,7 @@ fn evidence(answers: &Answers) -> Evidence {
                 ..HostLoadResult::default()
             }),
         ),
+        ("rollback", Operation::ComposeRollbackPreview(ComposeRollbackPreviewResult::default())),
     ];
     answers.into_iter().map(|(id, result)| (id.to_owned(), Outcome::succeeded(result))).collect()
 }
@@ -643,15 +644,29 @@ fn the_remedies_are_exact() {
 fn verification_and_checklist_follow_the_evidence() {
     let bound = bound();
     let mut after = evidence(&healthy());
-    let log =
-        ContainerLogsResult { present: true, lines: lines(&[STARTING]), ..ContainerLogsResult::default() };
-    after.insert("fresh_log".to_owned(), Outcome::succeeded(Operation::ContainerLogs(log)));
+    let line = |text: &str, at_ms| LogLine { service: "backend".to_owned(), at_ms, text: text.to_owned() };
+    let logged = |lines: Vec<LogLine>| {
+        Outcome::succeeded(Operation::StackLogs(StackLogsResult { lines, ..StackLogsResult::default() }))
+    };
+    after.insert("fresh_log".to_owned(), logged(vec![line(STARTING, 1)]));
     assert_eq!(bound.verified("restart_backend", &subject(), &after), Some(true));
     let states = |evidence: &Evidence| -> Vec<_> {
         let lines = bound.checklist(&subject(), evidence);
         lines.iter().map(|line| line.state().as_str_name().trim_start_matches("CHECK_STATE_")).collect()
     };
     assert_eq!(states(&after), ["DONE", "DONE", "DONE", "OPEN", "OPEN", "OPEN"]);
+    let refused = r#"{"level": "error", "msg": "Redis connection refused: getaddrinfo ENOTFOUND redis"}"#;
+    for (lines, expected) in [
+        (vec![line(refused, 1_000), line(refused, 2_500)], "DONE"),
+        (vec![line(refused, 1_000), line(refused, 7_000)], "NOT_DONE"),
+        (vec![line("FATAL:  the database system is starting up", 1_000)], "DONE"),
+        (vec![line("FATAL:  password authentication failed for user \"sylion_user\"", 1_000)], "NOT_DONE"),
+        (vec![line(r#"{"level":"fatal","msg":"out of file handles"}"#, 1_000)], "NOT_DONE"),
+    ] {
+        let says = format!("{lines:?}");
+        after.insert("fresh_log".to_owned(), logged(lines));
+        assert_eq!(states(&after)[2], expected, "{says}");
+    }
     let mut answers = healthy();
     answers.proxy = proxied(502);
     assert_eq!(bound.verified("restart_backend", &subject(), &evidence(&answers)), Some(false));

@@ -283,19 +283,33 @@ fn what_loses_something_needs_a_reason_beyond_its_finding() {
         "firewall_allow: { port: 443, protocol: tcp }",
     );
     insta::assert_snapshot!(spoilt(step, destroys), @r##"
-    warning: firewall_allow loses something, and this remedy has no `when`
+    error: firewall_allow loses something, and this remedy has no `when`
       --> small.yaml:25:5
        |
     25 |   - id: restart
        |     ^
       hint: say in `when` what has to be true before anybody is asked to agree to it
     "##);
-    let reasoned = SMALL.replacen(step, destroys, 1).replacen(
-        "risk: low",
-        "risk: low\n    when: backend.exit_code == 0",
-        1,
-    );
-    assert_eq!(lint(&reasoned, "small.yaml").to_string(), "");
+    let reasoned = |when: &str| {
+        let destroying = SMALL.replacen(step, destroys, 1);
+        let text = destroying.replacen("risk: low", &format!("risk: low\n    when: {when}"), 1);
+        lint(&text, "small.yaml").to_string()
+    };
+    for sound in ["backend.exit_code == 0", "params.service != \"\"", "answered(http)"] {
+        assert_eq!(reasoned(sound), "", "{sound}");
+    }
+    insta::assert_snapshot!(reasoned("true"), @r##"
+    error: firewall_allow loses something, and this `when` asks for nothing
+      --> small.yaml:29:11
+       |
+    29 |     when: true
+       |           ^
+      hint: say in `when` what has to be true before anybody is asked to agree to it
+    "##);
+    for idle in ["1 == 1", "host != \"\"", "now_ms > 0", "backend.exit_code == 0 || 2 > 1", "size([1]) == 1"]
+    {
+        assert!(reasoned(idle).contains("asks for nothing"), "{idle}: {}", reasoned(idle));
+    }
 }
 
 #[test]

@@ -169,13 +169,15 @@ fn the_rollout_is_read() {
 fn every_operation_can_stand_in_a_runbook() {
     for operation in OPERATIONS {
         let arguments = match operation.name {
-            "unit_status" | "unit_restart" => "{ unit: nginx.service }",
+            "unit_status" | "unit_restart" | "unit_reload" => "{ unit: nginx.service }",
             "compose_build_check" | "compose_rollback" | "compose_rollback_preview" => "{ service: backend }",
             name if name.starts_with("firewall_allow") || name.starts_with("firewall_deny") => {
                 "{ port: 443, protocol: tcp }"
             }
             name if name.starts_with("migration_") => "{ file: 0001_init.sql }",
-            "backup_restore" | "backup_restore_preview" => "{ backup: nightly.sql.gz }",
+            "backup_restore" | "backup_restore_preview" | "backup_rebuild" | "backup_rebuild_preview" => {
+                "{ backup: nightly.sql.gz }"
+            }
             "compose_restart" => "{ services: [backend] }",
             "job_defer" | "job_resume" => "{ job: backup.timer }",
             "file_tail" => "{ path: /var/log/syslog }",
@@ -187,6 +189,8 @@ fn every_operation_can_stand_in_a_runbook() {
             true => SMALL.replace("compose_restart: { services: [\"{{ params.service }}\"] }", &call),
             false => SMALL.replace("  - id: http\n", &format!("  - id: extra\n    {call}\n  - id: http\n")),
         };
+        // What loses something needs a reason.
+        let text = text.replace("risk: low\n", "risk: low\n    when: backend.exit_code == 0\n");
         let runbook = Runbook::parse(&text, operation.name).unwrap_or_else(|found| panic!("{found}"));
         let bound = runbook.bind(&[]).unwrap();
         let request = match operation.needs_order() {

@@ -5,7 +5,9 @@ use vigie_proto::v1::PostgresTerminateRequest;
 use super::*;
 
 fn text() -> String {
-    RUNBOOK.replace("compose_restart: { services: [backend] }", "postgres_terminate: { state: idle }")
+    let text =
+        RUNBOOK.replace("compose_restart: { services: [backend] }", "postgres_terminate: { state: idle }");
+    text.replace("risk: low", "risk: low\n    when: backend.present")
 }
 
 fn world(hosts: usize) -> World {

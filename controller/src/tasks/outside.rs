@@ -47,12 +47,7 @@ pub(crate) struct Outside {
 type Host = (HostId, String, Vec<Stack>);
 
 /// What a round saw of one host.
-#[derive(Default)]
-struct Sight {
-    shows: BTreeMap<Key, Vec<Showing>>,
-    /// Every question had an answer that tells something.
-    is_whole: bool,
-}
+type Sight = BTreeMap<Key, Vec<Showing>>;
 
 /// Looks at every stack that has a public name, again and again, and tells the incidents what changed.
 pub(crate) async fn watch_outside(parts: Outside, stop: CancellationToken) {
@@ -160,22 +155,21 @@ where
         .buffer_unordered(AT_ONCE)
         .collect()
         .await;
-    for answer in answers.values() {
-        if let Some(seen) = reached(answer)
-            && !seen.addresses.is_empty()
-        {
-            resolved.insert(seen.name.clone());
+    for seen in answers.values_mut().filter_map(reached).filter(|seen| !seen.addresses.is_empty()) {
+        resolved.insert(seen.name.clone());
+    }
+    for seen in answers.values_mut().filter_map(reached) {
+        if is_ours_to_resolve(seen, resolved) {
+            seen.failing.clear();
+            seen.failure.clear();
         }
     }
-    answers.retain(|_, answer| reached(answer).is_none_or(|seen| !is_ours_to_resolve(seen, resolved)));
     let (bound, now_ms) = (Arc::clone(bound), now_ms());
     // Judging is bounded, and still no work for the threads that serve the fleet.
     let judged = tokio::task::spawn_blocking(move || {
         let names: BTreeMap<_, _> = hosts.iter().map(|(host, name, _)| (*host, name.as_str())).collect();
-        let whole = |host: &HostId| (*host, Sight { is_whole: true, ..Sight::default() });
-        let mut looked: BTreeMap<_, _> = hosts.iter().map(|(host, ..)| whole(host)).collect();
+        let mut looked: BTreeMap<_, _> = hosts.iter().map(|(host, ..)| (*host, Sight::new())).collect();
         for (host, stack, place, asked) in targets {
-            let questions = asked.len();
             let evidence: Evidence = asked
                 .into_iter()
                 .filter_map(|(probe, question)| Some((probe, answers.get(&question)?.clone())))
@@ -189,17 +183,15 @@ where
                 }
             }
             let key = Key { runbook: bound.runbook().id.clone(), stack };
-            let sight = looked.entry(host).or_default();
-            sight.is_whole &= evidence.len() == questions;
-            sight.shows.insert(key, shows);
+            looked.entry(host).or_default().insert(key, shows);
         }
         looked
     });
     judged.await.unwrap_or_default()
 }
 
-fn reached(answer: &Outcome) -> Option<&ReachabilityCheckResult> {
-    match answer.result.as_ref()?.operation.as_ref()? {
+fn reached(answer: &mut Outcome) -> Option<&mut ReachabilityCheckResult> {
+    match answer.result.as_mut()?.operation.as_mut()? {
         result::Operation::ReachabilityCheck(seen) => Some(seen),
         _ => None,
     }
@@ -237,11 +229,10 @@ struct TakenIn {
 impl Lookout {
     fn take(&mut self, host: HostId, seen: Sight, now_ms: i64) -> TakenIn {
         let known = self.hosts.entry(host).or_default();
-        let settled = known.sightings.take(seen.shows, now_ms);
+        let settled = known.sightings.take(seen, now_ms);
         let shows = known.sightings.told();
         // After a start, what showed before it stands until it is seen whether it still does.
-        let knows = settled && (seen.is_whole || !shows.is_empty());
-        let is_news = (knows || known.told.is_some()) && known.told.as_ref() != Some(&shows);
+        let is_news = (settled || known.told.is_some()) && known.told.as_ref() != Some(&shows);
         if is_news {
             known.told = Some(shows.clone());
         }
@@ -302,10 +293,10 @@ mod tests {
         .await;
         assert_eq!(*asked.lock().unwrap(), ["api.example.org"], "two hosts stand behind one name");
         assert_eq!(looked.len(), 3);
-        assert!(looked[&three].shows.is_empty());
+        assert!(looked[&three].is_empty());
         let shop = Key { runbook: "api-down".to_owned(), stack: "shop".to_owned() };
-        assert_eq!(looked[&one].shows.keys().collect::<Vec<_>>(), [&shop], "nobody knows a name of `jobs`");
-        let shows = &looked[&two].shows[&shop];
+        assert_eq!(looked[&one].keys().collect::<Vec<_>>(), [&shop], "nobody knows a name of `jobs`");
+        let shows = &looked[&two][&shop];
         assert_eq!(shows[0].shows, Some(true));
         assert_eq!(shows[0].says, "from outside, api.example.org fails at connect: refused");
         let api = bound.iter().find(|bound| bound.runbook().id == "api-down").unwrap();
@@ -349,7 +340,7 @@ restore_backup: [{ answer: never, why: none }]
         let looked =
             look(&Arc::new(vec![bound]), hosts, &mut BTreeSet::new(), |_, _| std::future::ready(refused()))
                 .await;
-        let shows: Vec<_> = looked[&host].shows.values().flatten().map(|symptom| symptom.shows).collect();
+        let shows: Vec<_> = looked[&host].values().flatten().map(|symptom| symptom.shows).collect();
         assert_eq!(shows, [None, Some(true), None]);
     }
 
@@ -405,15 +396,18 @@ restore_backup: [{ answer: never, why: none }]
             let seen = seen(&mut lookout.resolved, outcome, shop()).await;
             lookout.take(host, seen, at_ms).tell
         };
-        for at_ms in 0..3 {
-            assert_eq!(take(nameless(), at_ms).await, None, "nothing is known, and nothing taken back");
-        }
+        assert_eq!(take(nameless(), 1).await, Some(Vec::new()));
+        // What else is wrong there is seen all the same, and so is its end.
+        assert_eq!(take(refused(), 2).await, None);
+        assert_eq!(take(refused(), 3).await.unwrap().len(), 1);
+        assert_eq!(take(nameless(), 4).await, None);
+        assert_eq!(take(nameless(), 5).await, Some(Vec::new()));
         let mut resolves = seen_well();
         resolves.addresses = vec!["192.0.2.7".to_owned()];
         let resolves = Outcome::succeeded(result::Operation::ReachabilityCheck(resolves));
-        assert_eq!(take(resolves, 4).await, Some(Vec::new()));
-        assert_eq!(take(nameless(), 5).await, None);
-        let told = take(nameless(), 6).await.unwrap();
+        assert_eq!(take(resolves, 6).await, None);
+        assert_eq!(take(nameless(), 7).await, None);
+        let told = take(nameless(), 8).await.unwrap();
         assert_eq!(told[0].says, "from outside, api.example.org fails at resolve: not_found");
     }
 }

@@ -6,6 +6,7 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 use tokio::time::Instant;
 use vigie_agent::{
+    config::Settings,
     host::postgres::Server,
     operations::{self, Context, Fault},
 };
@@ -25,7 +26,7 @@ async fn prepared(world: &World, ask: Ask, prepared: Answer) -> Result<Answer, F
         prepared: Some(prepared),
         order: None,
     };
-    operations::run(ask, &context).await
+    Box::pin(operations::run(ask, &context)).await
 }
 
 async fn session(world: &World, database: &str) -> PgConnection {
@@ -208,6 +209,118 @@ async fn a_restore_goes_back_and_keeps_what_was() {
     world.healthy().await;
 }
 
+/// Where the world's Docker keeps PostgreSQL's data.
+const DATA: &str = "/var/lib/docker/volumes/sylion-postgres-data/_data";
+
+fn docker(args: &[&str]) {
+    let ended = std::process::Command::new("/usr/bin/docker").args(args).output().unwrap();
+    assert!(ended.status.success(), "{args:?}: {}", String::from_utf8_lossy(&ended.stderr));
+}
+
+/// Old data that rebuildings left beside.
+fn left_beside() -> Vec<std::path::PathBuf> {
+    let beside = fs::read_dir(Path::new(DATA).parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    beside.filter(|path| path.to_string_lossy().contains(".before-")).collect()
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_start_is_rebuilt_and_its_old_data_are_kept() {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let state = tempfile::tempdir().unwrap();
+    let world = World::remembering(state.path()).await;
+    world.healthy().await;
+    let made = made(&world).await;
+    let tenants = number(&world, "SELECT count(*) FROM tenants").await;
+    sql(&world, "INSERT INTO tenants (id, name) VALUES (gen_random_uuid(), 'after the backup')").await;
+    let ask =
+        |backup: &str| v1::BackupRebuildPreviewRequest { backup: backup.to_owned(), ..Default::default() };
+    let order = |backup: &str| {
+        Ask::BackupRebuild(v1::BackupRebuildRequest { backup: backup.to_owned(), ..Default::default() })
+    };
+
+    // One that lets sessions in is restored beside.
+    let shown = ask!(world, BackupRebuildPreview, ask(&made.name));
+    assert!(shown.admission == "ok" && shown.obstacles[0].contains("backup_restore"), "{shown:?}");
+    let fault = prepared(&world, order(&made.name), Answer::BackupRebuildPreview(shown)).await.unwrap_err();
+    assert_eq!(fault.failure.code, "restore_impossible");
+
+    // A write-ahead log of zeros: PANIC at every start.
+    docker(&["kill", "sylion-postgres"]);
+    let segments = fs::read_dir(Path::new(DATA).join("pg_wal")).unwrap().map(|entry| entry.unwrap().path());
+    for segment in segments.filter(|path| path.is_file()) {
+        let size = usize::try_from(segment.metadata().unwrap().len()).unwrap();
+        fs::write(&segment, vec![0; size]).unwrap();
+    }
+    docker(&["start", "sylion-postgres"]);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let inode = fs::metadata(DATA).unwrap().ino();
+
+    // A backup that does not go in: the old data are in their place again.
+    let text = "CREATE TABLE a (b int);\nCOPY a (b) FROM stdin;\nnot a number\n\\.\n-- PostgreSQL database dump complete\n";
+    let bad = "sylion_9999-01-05_000000.sql";
+    fs::write(Path::new(FOLDER).join(bad), text).unwrap();
+    let shown = ask!(world, BackupRebuildPreview, ask(bad));
+    assert_eq!((shown.old_data.as_str(), shown.obstacles.as_slice()), ("moved", &[][..]), "{shown:?}");
+    assert!(
+        shown.data_directory == DATA && shown.data_inode == inode && shown.data_bytes > 1 << 20,
+        "{shown:?}"
+    );
+    let fault = prepared(&world, order(bad), Answer::BackupRebuildPreview(shown)).await.unwrap_err();
+    fs::remove_file(Path::new(FOLDER).join(bad)).unwrap();
+    assert_eq!(fault.failure.code, "restore_failed", "{}", fault.failure.message);
+    assert!(fault.failure.message.contains("the old data are in their place"), "{}", fault.failure.message);
+    let Some(Answer::BackupRebuild(stood)) = fault.partial.map(|partial| *partial) else {
+        panic!("nothing tells how far it got")
+    };
+    let steps =
+        ["writers_stopped", "server_stopped", "set_aside", "server_started", "put_back", "writers_started"];
+    assert_eq!(stood.steps, steps);
+    assert!(!stood.rebuilt && stood.kept.is_empty(), "{stood:?}");
+    assert_eq!((fs::metadata(DATA).unwrap().ino(), left_beside().len()), (inode, 0));
+
+    // What was shown is what is worked on.
+    let shown = ask!(world, BackupRebuildPreview, ask(&made.name));
+    assert!(
+        shown.lost_s < 120 && shown.rows_backup == made.rows && shown.writers == ["backend"],
+        "{shown:?}"
+    );
+    let other = v1::BackupRebuildPreviewResult { data_inode: inode + 1, ..shown.clone() };
+    let fault = prepared(&world, order(&made.name), Answer::BackupRebuildPreview(other)).await.unwrap_err();
+    assert_eq!(fault.failure.code, "not_as_prepared");
+
+    let done = match prepared(&world, order(&made.name), Answer::BackupRebuildPreview(shown)).await {
+        Ok(Answer::BackupRebuild(done)) => done,
+        other => panic!("{other:?}"),
+    };
+    let steps = [
+        "writers_stopped",
+        "server_stopped",
+        "set_aside",
+        "server_started",
+        "restored_beside",
+        "verified",
+        "swapped",
+        "writers_started",
+    ];
+    assert_eq!(done.steps, steps);
+    assert!(done.rebuilt && done.tables == 5 && done.rows == made.rows, "{done:?}");
+    assert_eq!(number(&world, "SELECT count(*) FROM tenants").await, tenants);
+    assert_eq!(scratch(&world).await, 0);
+    let mark = sqlx::query_scalar::<_, String>(
+        "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = current_database()",
+    );
+    let mark = mark.fetch_one(&mut session(&world, "").await).await.unwrap();
+    assert!(mark.contains(&made.digest), "{mark}");
+    // The damaged data are whole and where the answer says.
+    assert_eq!(left_beside(), [Path::new(&done.kept)]);
+    assert_eq!(fs::metadata(&done.kept).unwrap().ino(), inode);
+    world.healthy().await;
+    let shown = ask!(world, BackupRebuildPreview, ask(&made.name));
+    assert_eq!(shown.earlier, std::slice::from_ref(&done.kept));
+    fs::remove_dir_all(&done.kept).unwrap();
+}
+
 #[tokio::test]
 async fn migrations_are_linted_rehearsed_and_applied() {
     let state = tempfile::tempdir().unwrap();
@@ -219,6 +332,7 @@ async fn migrations_are_linted_rehearsed_and_applied() {
         found.present && found.idempotent && found.statements == 9 && found.violations.is_empty(),
         "{found:?}"
     );
+    assert!(found.syntax_asked && found.syntax_error.is_empty() && found.run.is_none(), "{found:?}");
     assert!(!ask!(world, MigrationLint, lint("drizzle/none.sql")).present);
     let escape = world.run(Ask::MigrationLint(lint("drizzle/../../../etc/passwd"))).await.unwrap_err();
     assert_eq!(escape.failure.code, "path_forbidden");
@@ -267,6 +381,11 @@ async fn migrations_are_linted_rehearsed_and_applied() {
         panic!("nothing tells what changed")
     };
     assert_eq!(seen.second_changes, ["note: 1 rows before, 2 after"]);
+    let known = ask!(world, MigrationLint, lint("drizzle/9001.sql")).rehearsal.unwrap();
+    assert_eq!(
+        (known.outcome.as_str(), known.says.as_str()),
+        ("second_run_changes", "note: 1 rows before, 2 after")
+    );
     let fault = world.run(Ask::MigrationRehearse(rehearse("drizzle/9002.sql"))).await.unwrap_err();
     assert_eq!(fault.failure.code, "migration_not_idempotent");
     assert!(fault.failure.message.contains("line 2"), "{}", fault.failure.message);
@@ -294,12 +413,69 @@ async fn migrations_are_linted_rehearsed_and_applied() {
         panic!("nothing tells who blocks")
     };
     assert_eq!((blocked.failed_line, blocked.blockers[0].application.as_str()), (1, "the holder"));
+    let known = ask!(world, MigrationLint, lint("drizzle/9003.sql")).run.unwrap();
+    assert!(known.outcome == "failed" && known.this_file && known.one_transaction, "{known:?}");
     holder.execute("ROLLBACK").await.unwrap();
     let done = ask!(world, MigrationApply, apply("drizzle/9003.sql"));
     assert!(done.applied && done.one_transaction && done.backup == backup.name, "{done:?}");
     assert_eq!(done.changes, ["plans: 4 columns before, 5 after"]);
+    let known = ask!(world, MigrationLint, lint("drizzle/9003.sql")).run.unwrap();
+    assert!(known.outcome == "applied" && known.backup == backup.name, "{known:?}");
     sql(&world, "ALTER TABLE plans DROP COLUMN world").await;
     for name in ["9001.sql", "9002.sql", "9003.sql"] {
         fs::remove_file(Path::new("/srv/sylion/drizzle").join(name)).unwrap();
     }
+}
+
+#[tokio::test]
+async fn what_stops_a_migration_is_told_before_it_runs() {
+    let state = tempfile::tempdir().unwrap();
+    let world = World::remembering(state.path()).await;
+    world.healthy().await;
+    let lint = |file: &str| v1::MigrationLintRequest { file: file.to_owned(), ..Default::default() };
+    // The server's own parser says where, and runs nothing.
+    let wrong = Path::new("/srv/sylion/drizzle/9000.sql");
+    fs::write(wrong, "CREATE TABLE IF NOT EXISTS world_wrong (a int);\nCREATE  TABEL b (c int);\n").unwrap();
+    let found = ask!(world, MigrationLint, lint("drizzle/9000.sql"));
+    assert_eq!((found.syntax_line, found.syntax_column, found.syntax_asked), (2, 9, true), "{found:?}");
+    fs::write(wrong, "SELECT 'x;\n").unwrap();
+    let found = ask!(world, MigrationLint, lint("drizzle/9000.sql"));
+    assert!(found.syntax_line == 1 && found.syntax_column == 8 && !found.idempotent, "{found:?}");
+    fs::remove_file(wrong).unwrap();
+    assert_eq!(number(&world, "SELECT count(*) FROM pg_class WHERE relname = 'world_wrong'").await, 0);
+
+    // Who holds its tables, once they have for a while; a reader is in nobody's way who only adds rows.
+    let alters = Path::new("/srv/sylion/drizzle/9004.sql");
+    fs::write(alters, "ALTER TABLE plans ADD COLUMN IF NOT EXISTS world int;\n").unwrap();
+    let mut holder = session(&world, "").await;
+    holder
+        .execute("SET application_name = 'the holder'; BEGIN; LOCK TABLE plans IN ACCESS SHARE MODE")
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let check = |file: &str| v1::TableCheckRequest { file: file.to_owned(), ..Default::default() };
+    let held = ask!(world, TableCheck, check("drizzle/9004.sql")).holders;
+    let readers = ask!(world, TableCheck, check(MIGRATION)).holders;
+    holder.execute("ROLLBACK").await.unwrap();
+    fs::remove_file(alters).unwrap();
+    assert_eq!(held.len(), 1, "{held:?}");
+    assert!(held[0].blocks && held[0].application == "the holder", "{held:?}");
+    assert_eq!((held[0].mode.as_str(), held[0].needs.as_str()), ("AccessShareLock", "AccessExclusiveLock"));
+    assert!(!readers.is_empty() && readers.iter().all(|own| !own.blocks), "{readers:?}");
+}
+
+#[tokio::test]
+async fn the_age_of_copies_elsewhere_is_told() {
+    let (state, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mark = place.path().join("copied");
+    let mut settings = Settings::default();
+    let stack = settings.stacks.entry("sylion".to_owned()).or_default();
+    stack.backups.off_site = Some(mark.clone());
+    let world = World::told(state.path(), settings).await;
+    let found = list(&world).await;
+    assert!(found.off_site_configured && found.off_site_at_ms == 0, "{found:?}");
+    let file = fs::File::create(&mark).unwrap();
+    file.set_modified(std::time::SystemTime::now() - Duration::from_secs(3 * 86400)).unwrap();
+    let found = list(&world).await;
+    assert!((259_200..259_260).contains(&found.off_site_age_s), "{found:?}");
 }

@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(fs::read_dir(&source).unwrap().count(), 0);
         assert_eq!(fs::metadata(&source).unwrap().mode() & 0o7777, 0o700);
         assert_eq!(fs::read_to_string(kept.join("PG_VERSION")).unwrap(), "15\n");
-        assert_eq!(data.earlier().unwrap(), [kept.clone()]);
+        assert_eq!(data.earlier().unwrap(), std::slice::from_ref(&kept));
         fs::write(source.join("PG_VERSION"), "fresh\n").unwrap();
         assert!(data.put_back(&aside).unwrap().is_none());
         assert_eq!(data.inode().unwrap(), inode);

@@ -5,8 +5,8 @@
 
 use sqlparser::{
     ast::{
-        AlterColumnOperation, AlterTable, AlterTableOperation, AlterTypeOperation, FromTable, ObjectType,
-        Statement, TableConstraint, TableFactor, TableObject, TableWithJoins,
+        AlterColumnOperation, AlterTable, AlterTableOperation, AlterTypeOperation, ObjectType, Statement,
+        TableConstraint,
     },
     dialect::PostgreSqlDialect,
     parser::Parser,
@@ -14,7 +14,7 @@ use sqlparser::{
 use vigie_proto::v1::MigrationIssue;
 
 use super::{
-    locks::{Mode, Touched},
+    locks::{self, Touched},
     statements::{Piece, Unreadable, pieces, top},
 };
 
@@ -63,7 +63,7 @@ pub(super) fn lint(sql: &str) -> Result<Linted, Unreadable> {
             .parse_statement();
         match parsed {
             Ok(statement) => {
-                linted.touches(&piece, &statement);
+                linted.created.touched.extend(locks::of(&statement, piece.guarded));
                 linted.statement(&piece, &statement, &mut dropped);
             }
             Err(error) => linted.unparsed(&piece, &error.to_string()),
@@ -90,70 +90,6 @@ impl Linted {
 
     fn danger(&mut self, piece: &Piece, object: &str, rule: &str, remedy: &str) {
         self.dangers.push(issue(piece, object, rule, remedy.to_owned()));
-    }
-
-    /// Which locks a statement takes. One that alters something in a way that is not known here takes the strongest.
-    fn touches(&mut self, piece: &Piece, statement: &Statement) {
-        let mut take = |table: String, mode: Mode, object: &str| {
-            let unless = (piece.guarded && !object.is_empty()).then(|| object.to_owned());
-            self.created.touched.push(Touched { table, mode, unless });
-        };
-        match statement {
-            Statement::CreateIndex(index) => {
-                let mode = if index.concurrently { Mode::ShareUpdateExclusive } else { Mode::Share };
-                take(index.table_name.to_string(), mode, "");
-            }
-            Statement::CreateTrigger(trigger) => {
-                take(trigger.table_name.to_string(), Mode::ShareRowExclusive, "");
-            }
-            Statement::AlterTable(alter) => {
-                for operation in &alter.operations {
-                    let table = alter.name.to_string();
-                    match operation {
-                        AlterTableOperation::AddConstraint { constraint, .. } => {
-                            let name = constraint_name(constraint);
-                            if let TableConstraint::ForeignKey(foreign) = constraint {
-                                take(foreign.foreign_table.to_string(), Mode::ShareRowExclusive, &name);
-                                take(table, Mode::ShareRowExclusive, &name);
-                            } else {
-                                take(table, Mode::AccessExclusive, &name);
-                            }
-                        }
-                        AlterTableOperation::ValidateConstraint { .. } => {
-                            take(table, Mode::ShareUpdateExclusive, "");
-                        }
-                        _ => take(table, Mode::AccessExclusive, ""),
-                    }
-                }
-            }
-            Statement::Drop { object_type: ObjectType::Table, names, .. } => {
-                for name in names {
-                    take(name.to_string(), Mode::AccessExclusive, "");
-                }
-            }
-            Statement::Truncate(truncate) => {
-                for target in &truncate.table_names {
-                    take(target.name.to_string(), Mode::AccessExclusive, "");
-                }
-            }
-            Statement::Insert(insert) => {
-                if let TableObject::TableName(name) = &insert.table {
-                    take(name.to_string(), Mode::RowExclusive, "");
-                }
-            }
-            Statement::Update(update) => {
-                if let Some(name) = table_of(&update.table) {
-                    take(name, Mode::RowExclusive, "");
-                }
-            }
-            Statement::Delete(delete) => {
-                let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
-                for name in from.iter().filter_map(table_of) {
-                    take(name, Mode::RowExclusive, "");
-                }
-            }
-            _ => {}
-        }
     }
 
     /// What the parser does not know is judged by its words where they are enough.
@@ -567,14 +503,7 @@ fn kind(piece: &Piece) -> String {
     }
 }
 
-fn table_of(table: &TableWithJoins) -> Option<String> {
-    match &table.relation {
-        TableFactor::Table { name, .. } => Some(name.to_string()),
-        _ => None,
-    }
-}
-
-fn constraint_name(constraint: &TableConstraint) -> String {
+pub(super) fn constraint_name(constraint: &TableConstraint) -> String {
     let name = match constraint {
         TableConstraint::Unique(own) => own.name.as_ref(),
         TableConstraint::PrimaryKey(own) => own.name.as_ref(),
@@ -588,7 +517,7 @@ fn constraint_name(constraint: &TableConstraint) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{locks::Mode, *};
 
     fn rules(sql: &str) -> Vec<(u32, String)> {
         lint(sql).unwrap().violations.into_iter().map(|issue| (issue.line, issue.rule)).collect()

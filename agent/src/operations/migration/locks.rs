@@ -2,6 +2,13 @@
 //!
 //! The modes and their conflicts are those of PostgreSQL's manual, chapter "Explicit Locking".
 
+use sqlparser::ast::{
+    AlterTableOperation, FromTable, ObjectType, Statement, TableConstraint, TableFactor, TableObject,
+    TableWithJoins,
+};
+
+use super::lint::constraint_name;
+
 /// A lock on a table, the weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Mode {
@@ -73,6 +80,79 @@ pub(super) struct Touched {
     pub mode: Mode,
     /// Where a block looks first: what it looks for. It is not touched where that is there.
     pub unless: Option<String>,
+}
+
+/// Which locks a statement takes. One that alters something in a way that is not known here takes the strongest.
+pub(super) fn of(statement: &Statement, guarded: bool) -> Vec<Touched> {
+    let mut touched = Vec::new();
+    let mut take = |table: String, mode: Mode, object: &str| {
+        let unless = (guarded && !object.is_empty()).then(|| object.to_owned());
+        touched.push(Touched { table, mode, unless });
+    };
+    match statement {
+        Statement::CreateIndex(index) => {
+            let mode = if index.concurrently { Mode::ShareUpdateExclusive } else { Mode::Share };
+            take(index.table_name.to_string(), mode, "");
+        }
+        Statement::CreateTrigger(trigger) => {
+            take(trigger.table_name.to_string(), Mode::ShareRowExclusive, "");
+        }
+        Statement::AlterTable(alter) => {
+            for operation in &alter.operations {
+                let table = alter.name.to_string();
+                match operation {
+                    AlterTableOperation::AddConstraint { constraint, .. } => {
+                        let name = constraint_name(constraint);
+                        if let TableConstraint::ForeignKey(foreign) = constraint {
+                            take(foreign.foreign_table.to_string(), Mode::ShareRowExclusive, &name);
+                            take(table, Mode::ShareRowExclusive, &name);
+                        } else {
+                            take(table, Mode::AccessExclusive, &name);
+                        }
+                    }
+                    AlterTableOperation::ValidateConstraint { .. } => {
+                        take(table, Mode::ShareUpdateExclusive, "");
+                    }
+                    _ => take(table, Mode::AccessExclusive, ""),
+                }
+            }
+        }
+        Statement::Drop { object_type: ObjectType::Table, names, .. } => {
+            for name in names {
+                take(name.to_string(), Mode::AccessExclusive, "");
+            }
+        }
+        Statement::Truncate(truncate) => {
+            for target in &truncate.table_names {
+                take(target.name.to_string(), Mode::AccessExclusive, "");
+            }
+        }
+        Statement::Insert(insert) => {
+            if let TableObject::TableName(name) = &insert.table {
+                take(name.to_string(), Mode::RowExclusive, "");
+            }
+        }
+        Statement::Update(update) => {
+            if let Some(name) = table_of(&update.table) {
+                take(name, Mode::RowExclusive, "");
+            }
+        }
+        Statement::Delete(delete) => {
+            let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
+            for name in from.iter().filter_map(table_of) {
+                take(name, Mode::RowExclusive, "");
+            }
+        }
+        _ => {}
+    }
+    touched
+}
+
+fn table_of(table: &TableWithJoins) -> Option<String> {
+    match &table.relation {
+        TableFactor::Table { name, .. } => Some(name.to_string()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn control_groups_name_units_and_containers() {
         let id = "3d215e8a21a2d785cfcdc8f9e91e3c32fb789a3f6bc7ef37f274ad5eaa662da7";
-        let placed = |cgroups: &str| super::placed(cgroups, None);
+        let placed = |cgroups: &str| placed(cgroups, None);
         assert_eq!(placed("0::/system.slice/nginx.service\n"), ("nginx.service".to_owned(), String::new()));
         assert_eq!(
             placed(&format!("12:cpu:/docker/{id}\n0::/docker/{id}\n")),

@@ -91,9 +91,13 @@ async fn a_missed_end_of_a_diagnosis_is_looked_up() {
     let incident = open[0].id.parse().unwrap();
     incidents.take(Input::Diagnosing { incident, run }, &stop).await;
     incidents.missed(&stop).await;
-    assert_eq!(incidents.board().diagnosing(run), Some(incident), "it is still under way");
-    let permit = Permit::for_test("spiffe://vigie/operator/ada", "/vigie.v1.Runs/CancelRun");
-    world.runs.cancel(&permit, &run.to_string(), "a test".to_owned()).await.unwrap();
+    // On a slow machine it may be over already: its host is away.
+    if world.runs.state(run).await.unwrap().closed().is_none() {
+        assert_eq!(incidents.board().diagnosing(run), Some(incident), "it is still under way");
+        let permit = Permit::for_test("spiffe://vigie/operator/ada", "/vigie.v1.Runs/CancelRun");
+        let cancelled = world.runs.cancel(&permit, &run.to_string(), "a test".to_owned()).await;
+        assert!(matches!(cancelled, Ok(_) | Err(crate::error::RunsError::Rejected(_))), "{cancelled:?}");
+    }
     incidents.missed(&stop).await;
     assert_eq!(incidents.board().diagnosing(run), None);
     // One that nobody can read has ended as well.

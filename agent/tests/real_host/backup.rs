@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 use tokio::time::Instant;
 use vigie_agent::{
     config::Settings,
-    host::postgres::Server,
+    host::{Host, docker, postgres::Server, stacks::Stacks},
     operations::{self, Context, Fault},
 };
 use vigie_proto::v1::{self, request::Operation as Ask, result::Operation as Answer};
@@ -212,7 +212,7 @@ async fn a_restore_goes_back_and_keeps_what_was() {
 /// Where the world's Docker keeps PostgreSQL's data.
 const DATA: &str = "/var/lib/docker/volumes/sylion-postgres-data/_data";
 
-fn docker(args: &[&str]) {
+fn call_docker(args: &[&str]) {
     let ended = std::process::Command::new("/usr/bin/docker").args(args).output().unwrap();
     assert!(ended.status.success(), "{args:?}: {}", String::from_utf8_lossy(&ended.stderr));
 }
@@ -246,13 +246,13 @@ async fn a_server_that_cannot_start_is_rebuilt_and_its_old_data_are_kept() {
     assert_eq!(fault.failure.code, "restore_impossible");
 
     // A write-ahead log of zeros: PANIC at every start.
-    docker(&["kill", "sylion-postgres"]);
+    call_docker(&["kill", "sylion-postgres"]);
     let segments = fs::read_dir(Path::new(DATA).join("pg_wal")).unwrap().map(|entry| entry.unwrap().path());
     for segment in segments.filter(|path| path.is_file()) {
         let size = usize::try_from(segment.metadata().unwrap().len()).unwrap();
         fs::write(&segment, vec![0; size]).unwrap();
     }
-    docker(&["start", "sylion-postgres"]);
+    call_docker(&["start", "sylion-postgres"]);
     tokio::time::sleep(Duration::from_secs(3)).await;
     let inode = fs::metadata(DATA).unwrap().ino();
 
@@ -471,7 +471,10 @@ async fn the_age_of_copies_elsewhere_is_told() {
     let mut settings = Settings::default();
     let stack = settings.stacks.entry("sylion".to_owned()).or_default();
     stack.backups.off_site = Some(mark.clone());
-    let world = World::told(state.path(), settings).await;
+    let engine = docker::Engine::new(docker::SOCKET);
+    let stacks = Stacks::open(state.path(), engine.clone(), settings.stacks.clone());
+    let world = World { host: Arc::new(Host::new(settings, engine, stacks)), watched: Arc::default() };
+    world.host.stacks().refresh().await;
     let found = list(&world).await;
     assert!(found.off_site_configured && found.off_site_at_ms == 0, "{found:?}");
     let file = fs::File::create(&mark).unwrap();

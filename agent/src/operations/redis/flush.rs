@@ -3,22 +3,27 @@
 //! The server that was looked at is known by its `run_id`, which each start makes anew. Count and loss are one script, so
 //! that no job which came in after the operator signed is lost unseen.
 
+use std::time::Duration;
+
 use ::redis::{Value, cmd};
+use tokio::time::Instant;
 use vigie_proto::v1::{
-    RedisFlushPreviewRequest, RedisFlushPreviewResult, RedisFlushRequest, RedisFlushResult,
-    RedisQueuesResult, result,
+    Failure, OutcomeStatus, RedisFlushPreviewRequest, RedisFlushPreviewResult, RedisFlushRequest,
+    RedisFlushResult, RedisQueuesResult, result,
 };
 
-use super::{count, enter, info, list, queues, string};
+use super::{broken, count, enter, info, list, queues, string};
 use crate::{
-    host::redis::{Session, Trouble},
+    host::redis::{Place, Session, Trouble},
     operations::{Context, Fault},
 };
 
-/// Empties the database unless it holds more than was signed for, and leaves word of it for a day.
+/// Empties the database unless it holds more than was signed for, and leaves the order's witness in it for a day: both or
+/// neither, since nobody else is served meanwhile. The witness is the last of the keys.
 const FLUSH: &str = r"
 local jobs = 0
-for _, key in ipairs(KEYS) do
+for at = 1, #KEYS - 1 do
+  local key = KEYS[at]
   local kind = redis.call('TYPE', key).ok
   if kind == 'list' then jobs = jobs + redis.call('LLEN', key)
   elseif kind == 'zset' then jobs = jobs + redis.call('ZCARD', key) end
@@ -26,8 +31,11 @@ end
 local keys = redis.call('DBSIZE')
 if keys > tonumber(ARGV[1]) or jobs > tonumber(ARGV[2]) then return {0, keys, jobs} end
 redis.call('FLUSHDB', 'ASYNC')
-redis.call('SET', 'vigie:flushed', ARGV[3], 'EX', 86400)
+redis.call('SET', KEYS[#KEYS], keys .. ' ' .. jobs, 'EX', 86400)
 return {1, keys, jobs}";
+
+/// How long is looked for what became of a flush: a Redis that hung through a fork answers again by then.
+const AGAIN: Duration = Duration::from_secs(15);
 
 /// The states whose jobs nobody has done yet.
 const UNDONE: [&str; 6] = ["wait", "paused", "active", "delayed", "prioritized", "waiting-children"];
@@ -38,6 +46,7 @@ pub(in crate::operations) async fn preview(
     cx: &Context,
 ) -> Result<RedisFlushPreviewResult, Fault> {
     let (stack, place, mut session) = enter(cx, &request.stack, &request.service).await?;
+    sure(&place)?;
     let fail = |trouble: Trouble| trouble.fault(&place);
     let mut found = RedisQueuesResult::default();
     queues::look(&mut session, queues::prefix(&request.prefix), false, &cx.host, &mut found)
@@ -73,6 +82,7 @@ pub(in crate::operations) async fn flush(
             .hint("`vigiectl do redis_flush` shows it before it is signed"));
     };
     let (_, place, mut session) = enter(cx, &request.stack, &request.service).await?;
+    sure(&place)?;
     let fail = |trouble: Trouble| trouble.fault(&place);
     let now = server(&mut session).await.map_err(fail)?;
     if now != seen.run_id || place.database != seen.database {
@@ -93,17 +103,37 @@ pub(in crate::operations) async fn flush(
         .flat_map(|queue| UNDONE.iter().map(move |own| format!("{prefix}:{}:{own}", queue.name)))
         .collect();
     let mut script = cmd("EVAL");
-    script.arg(FLUSH).arg(keys.len());
-    for key in &keys {
+    let witness = witness(cx);
+    script.arg(FLUSH).arg(keys.len() + 1);
+    for key in keys.iter().chain([&witness]) {
         script.arg(key);
     }
-    script.arg(seen.keys).arg(seen.jobs_lost).arg(chrono::Utc::now().timestamp_millis());
-    let answer = session.ask(&script).await.map_err(fail)?;
-    let [done, keys_before, jobs] = list(&answer) else {
-        return Err(Fault::failed("redis_unavailable", "the script answers nothing that can be read"));
+    script.arg(seen.keys).arg(seen.jobs_lost);
+    let (done, keys_before, jobs) = match session.ask(&script).await {
+        Ok(answer) => {
+            let [done, keys_before, jobs] = list(&answer) else {
+                return Err(Fault::failed(
+                    "redis_unavailable",
+                    "the script answers nothing that can be read",
+                ));
+            };
+            (matches!(done, Value::Int(1)), count(keys_before), count(jobs))
+        }
+        // It may have happened: what the script leaves behind tells.
+        Err(trouble) if broken(&trouble) => {
+            drop(session);
+            let (keys_before, jobs) = look(&witness, &request, cx, &trouble).await?;
+            return Ok(RedisFlushResult {
+                container: place.container_name.clone(),
+                database: place.database,
+                keys_before,
+                keys_after: 0,
+                jobs_lost: jobs,
+            });
+        }
+        Err(trouble) => return Err(fail(trouble)),
     };
-    let (keys_before, jobs) = (count(keys_before), count(jobs));
-    if !matches!(done, Value::Int(1)) {
+    if !done {
         let message = format!(
             "there is more now than was signed for: {keys_before} keys and {jobs} jobs, against {} and {}",
             seen.keys, seen.jobs_lost
@@ -120,6 +150,62 @@ pub(in crate::operations) async fn flush(
         keys_after: keys_after.saturating_sub(1),
         jobs_lost: jobs,
     })
+}
+
+/// The key that tells of a flush by this very order.
+fn witness(cx: &Context) -> String {
+    cx.order.map_or_else(|| "vigie:done:here".to_owned(), |order| format!("vigie:done:{order}"))
+}
+
+/// Looks whether a flush whose answer was lost has happened: keys and jobs that were lost, where it has. One that has not
+/// by the time that Redis answers again was cut off before it was read.
+async fn look(
+    witness: &str,
+    request: &RedisFlushRequest,
+    cx: &Context,
+    lost: &Trouble,
+) -> Result<(u64, u64), Fault> {
+    let until = (Instant::now() + AGAIN).min(cx.deadline);
+    let mut interval = tokio::time::interval(Duration::from_millis(500));
+    let mut absent = 0;
+    while Instant::now() < until {
+        interval.tick().await;
+        let Ok((_, _, mut session)) = enter(cx, &request.stack, &request.service).await else { continue };
+        match session.ask(cmd("GET").arg(witness)).await {
+            Ok(Value::Nil) => absent += 1,
+            Ok(value) => {
+                let told = string(&value);
+                let mut numbers = told.split(' ').map(|number| number.parse().unwrap_or_default());
+                return Ok((numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default()));
+            }
+            Err(_) => {}
+        }
+        // Twice, half a second apart: what a broken connection still held is read by then.
+        if absent > 1 {
+            return Err(Fault::failed(
+                "flush_failed",
+                format!("nothing was flushed: the connection broke before ({})", lost.said),
+            )
+            .hint("prepare the order again"));
+        }
+    }
+    let message =
+        format!("nobody knows whether it was flushed: Redis does not answer any more ({})", lost.said);
+    let failure = Failure::new("flush_in_doubt", message)
+        .hint(format!("once it answers: it was flushed if it has the key `{witness}`"));
+    Err(Fault { status: OutcomeStatus::InDoubt, failure, partial: None })
+}
+
+/// Nothing is emptied that may not be the stack's.
+fn sure(place: &Place) -> Result<(), Fault> {
+    if place.doubt.is_empty() {
+        return Ok(());
+    }
+    Err(Fault::refused(
+        "redis_ambiguous",
+        format!("it is not certain which Redis the stack uses: {}", place.doubt),
+    )
+    .hint("make them agree, or set `redis_url` under the stack in /etc/vigie/agent.toml"))
 }
 
 async fn server(session: &mut Session) -> Result<String, Trouble> {

@@ -50,6 +50,8 @@ pub(super) async fn status(request: RedisStatusRequest, cx: &Context) -> Result<
     result.container_state.clone_from(&place.container_state);
     result.address.clone_from(&place.address);
     result.database = place.database;
+    result.tls = place.tls.is_some();
+    result.doubt = text::text_up_to(&cx.host, &place.doubt, 512);
     result.password_required = password_required;
     result.credentials = place
         .credentials
@@ -113,8 +115,12 @@ async fn ask(session: &mut Session, place: &Place, result: &mut RedisStatusResul
         if broken(&trouble) {
             return Err(trouble);
         }
-        trouble.said.split(' ').next().unwrap_or_default().clone_into(&mut result.writes_refused);
-        result.error = trouble.said;
+        // A user whose rights end at the stack's own keys may not touch this one: whether it may write those is not known,
+        // and that it may not is no answer of Redis's.
+        if trouble.state != "no_permission" {
+            trouble.said.split(' ').next().unwrap_or_default().clone_into(&mut result.writes_refused);
+            result.error = trouble.said;
+        }
     }
     if let Some(log) = refused_is_none(session.ask(cmd("SLOWLOG").arg("GET").arg(SLOW_READ)).await)? {
         (result.slow_commands, result.slow_recent) = slow(&log, chrono::Utc::now().timestamp());

@@ -9,7 +9,7 @@ use std::{
 };
 
 use procfs::{
-    net::{TcpState, UnixState},
+    net::{TcpNetEntry, TcpState, UnixState},
     process::FDTarget,
 };
 use vigie_proto::v1::{ListeningSocket, SocketListRequest, SocketListResult};
@@ -52,12 +52,38 @@ pub(super) fn listening() -> Result<Vec<SocketAddr>, Fault> {
     Ok(listening_by_inode()?.into_iter().map(|(address, _)| address).collect())
 }
 
-/// The names of the programs that listen on a TCP port.
+/// The names of all programs that hold a listening TCP socket of a port: more than one where a socket is handed on.
 pub(super) fn programs_on(port: u32) -> Result<BTreeSet<String>, Fault> {
     let mut sockets = listening_by_inode()?;
     sockets.retain(|(address, _)| u32::from(address.port()) == port);
-    let owners = owners(&sockets.iter().map(|(_, inode)| *inode).collect());
-    Ok(owners.into_values().map(|(_, name)| name).collect())
+    Ok(names(&holders(&sockets.iter().map(|(_, inode)| *inode).collect())))
+}
+
+/// The names of all programs that somebody is connected to on a TCP port of this machine.
+pub(super) fn connected_on(port: u32) -> Result<BTreeSet<String>, Fault> {
+    let inodes = tcp()?
+        .filter(|entry| entry.state == TcpState::Established && u32::from(entry.local_address.port()) == port)
+        .map(|entry| entry.inode)
+        .collect();
+    Ok(names(&holders(&inodes)))
+}
+
+/// The names of all programs that hold a UDP port; `None` where nobody has bound it. What the kernel itself bound has no
+/// program.
+pub(super) fn udp_programs_on(port: u32) -> Result<Option<BTreeSet<String>>, Fault> {
+    let four = procfs::net::udp().map_err(|error| unreadable("udp", &error))?;
+    let six = procfs::net::udp6().unwrap_or_default();
+    let inodes: HashSet<u64> = four
+        .into_iter()
+        .chain(six)
+        .filter(|entry| u32::from(entry.local_address.port()) == port)
+        .map(|entry| entry.inode)
+        .collect();
+    Ok((!inodes.is_empty()).then(|| names(&holders(&inodes))))
+}
+
+fn names(holders: &HashMap<u64, BTreeSet<(u32, String)>>) -> BTreeSet<String> {
+    holders.values().flatten().map(|(_, name)| name.clone()).collect()
 }
 
 /// Whether a listening socket takes connections to this place.
@@ -137,27 +163,41 @@ pub(super) fn listens_on_unix(path: &str) -> bool {
 }
 
 fn listening_by_inode() -> Result<Vec<(SocketAddr, u64)>, Fault> {
-    let four = procfs::net::tcp().map_err(|error| {
-        Fault::failed("proc_unreadable", format!("/proc/net/tcp cannot be read: {error}"))
-    })?;
-    // A kernel without IPv6 has no such file.
-    let six = procfs::net::tcp6().unwrap_or_default();
-    let all = four.into_iter().chain(six).filter(|entry| entry.state == TcpState::Listen);
+    let all = tcp()?.filter(|entry| entry.state == TcpState::Listen);
     Ok(all.map(|entry| (entry.local_address, entry.inode)).collect())
+}
+
+fn tcp() -> Result<impl Iterator<Item = TcpNetEntry>, Fault> {
+    let four = procfs::net::tcp().map_err(|error| unreadable("tcp", &error))?;
+    // A kernel without IPv6 has no such file.
+    Ok(four.into_iter().chain(procfs::net::tcp6().unwrap_or_default()))
+}
+
+fn unreadable(file: &str, error: &procfs::ProcError) -> Fault {
+    Fault::failed("proc_unreadable", format!("/proc/net/{file} cannot be read: {error}"))
 }
 
 /// Who holds these sockets: of several processes, the one with the lowest id, which started the others.
 fn owners(wanted: &HashSet<u64>) -> HashMap<u64, (u32, String)> {
-    let mut found: HashMap<u64, (u32, String)> = HashMap::new();
+    let all = holders(wanted).into_iter();
+    all.filter_map(|(inode, holders)| Some((inode, holders.into_iter().next()?))).collect()
+}
+
+/// Everybody who holds these sockets, by id and name.
+fn holders(wanted: &HashSet<u64>) -> HashMap<u64, BTreeSet<(u32, String)>> {
+    let mut found: HashMap<u64, BTreeSet<(u32, String)>> = HashMap::new();
+    if wanted.is_empty() {
+        return found;
+    }
     let Ok(processes) = procfs::process::all_processes() else { return found };
     for process in processes.flatten() {
         // A process that has ended since, or is not ours to look into, owns nothing that we may tell.
         let (Ok(descriptors), Ok(pid)) = (process.fd(), u32::try_from(process.pid())) else { continue };
         for descriptor in descriptors.flatten() {
             let FDTarget::Socket(inode) = descriptor.target else { continue };
-            if wanted.contains(&inode) && found.get(&inode).is_none_or(|(known, _)| *known > pid) {
+            if wanted.contains(&inode) {
                 let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-                found.insert(inode, (pid, name.trim().to_owned()));
+                found.entry(inode).or_default().insert((pid, name.trim().to_owned()));
             }
         }
     }
@@ -181,6 +221,24 @@ mod tests {
         assert!(!process.is_empty());
         drop(listener);
         assert!(!listening().unwrap().contains(&address));
+    }
+
+    #[test]
+    fn everybody_on_a_port_is_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = u32::from(listener.local_addr().unwrap().port());
+        let own = programs_on(port).unwrap();
+        assert_eq!(own.len(), 1);
+        assert!(connected_on(port).unwrap().is_empty());
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (_server, _) = listener.accept().unwrap();
+        assert_eq!(connected_on(port).unwrap(), own);
+        drop(client);
+        let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = u32::from(datagrams.local_addr().unwrap().port());
+        assert_eq!(udp_programs_on(port).unwrap(), Some(own));
+        drop(datagrams);
+        assert_eq!(udp_programs_on(port).unwrap(), None);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What the kernel's rules do with a new connection from anywhere, read from `iptables -S` as a packet would go.
+//! What the kernel's rules do with a new connection from anywhere, read from `iptables -S` and `ip6tables -S`
+//! as a packet would go.
 //!
 //! Only what a customer's first packet meets is judged: TCP, a new connection, from an address that no rule names, on an
 //! interface that is not loopback. A match that is not known here is taken for one that does not match, so that a rule
@@ -28,39 +29,44 @@ const DEPTH: usize = 24;
 pub(super) struct Kernel {
     /// `None` where there is no iptables, or it may not be read.
     pub table: Option<Table>,
-    /// Whether nftables has rules that hook into what comes in.
+    /// The same for IPv6, which has rules of its own.
+    pub table_v6: Option<Table>,
+    /// Whether nftables has rules of its own that hook into what comes in.
     pub nftables: bool,
 }
 
 /// Asks the kernel's tools. None of them on a host, and one that may not be asked, are answers.
 pub(super) async fn read(deadline: Instant) -> Result<Kernel, Fault> {
-    let mut kernel = Kernel::default();
-    if let Ok(child) = Child::new("iptables") {
-        let exit = child.args(["-w", "2", "-S"]).keep(RULES_BYTES).run(deadline).await.map_err(cannot_run)?;
-        if exit.timed_out {
-            return Err(timed_out("iptables -S"));
-        }
-        if exit.success() {
-            kernel.table = Some(Table::parse(&exit.stdout.text().text));
-        }
-    }
+    let (table, table_v6) = tokio::join!(table("iptables", deadline), table("ip6tables", deadline));
+    let mut kernel = Kernel { table: table?, table_v6: table_v6?, nftables: false };
     if let Ok(child) = Child::new("nft") {
         let exit =
             child.args(["list", "chains"]).keep(RULES_BYTES).run(deadline).await.map_err(cannot_run)?;
-        // iptables on nftables shows its own tables here too: `filter` alone is theirs.
         kernel.nftables = exit.success() && has_own_input_hook(&exit.stdout.text().text);
     }
     Ok(kernel)
 }
 
-/// Whether a table that is not iptables' own hooks into what comes in.
+async fn table(program: &str, deadline: Instant) -> Result<Option<Table>, Fault> {
+    let Ok(child) = Child::new(program) else { return Ok(None) };
+    let exit = child.args(["-w", "2", "-S"]).keep(RULES_BYTES).run(deadline).await.map_err(cannot_run)?;
+    if exit.timed_out {
+        return Err(timed_out(&format!("{program} -S")));
+    }
+    Ok(exit.success().then(|| Table::parse(&exit.stdout.text().text)))
+}
+
+/// Whether a table that is not iptables' own filters what comes in. On a kernel of today iptables keeps its tables in
+/// nftables, under these names; what translates addresses filters nothing.
 fn has_own_input_hook(chains: &str) -> bool {
     let mut own = false;
     chains.lines().map(str::trim).any(|line| {
         if let Some(table) = line.strip_prefix("table ") {
-            own = !matches!(table.trim_end_matches(" {"), "ip filter" | "ip6 filter");
+            let (family, name) = table.trim_end_matches(" {").split_once(' ').unwrap_or_default();
+            own = !(matches!(family, "ip" | "ip6")
+                && matches!(name, "filter" | "nat" | "mangle" | "raw" | "security"));
         }
-        own && line.contains("hook input")
+        own && line.starts_with("type filter hook input ")
     })
 }
 
@@ -256,12 +262,22 @@ mod tests {
 
     #[test]
     fn tables_of_nftables_itself() {
-        assert!(!has_own_input_hook(
-            "table ip filter {\n\tchain INPUT {\n\t\ttype filter hook input priority filter; policy drop;\n"
-        ));
-        assert!(has_own_input_hook(
-            "table inet filter {\n\tchain input {\n\t\ttype filter hook input priority filter; policy drop;\n"
-        ));
+        let chain = |table: &str, chain: &str| {
+            format!("table {table} {{\n\tchain c {{\n\t\ttype {chain};\n\t}}\n}}\n")
+        };
+        for own in ["ip filter", "ip6 filter", "ip mangle", "ip6 raw", "ip security"] {
+            assert!(
+                !has_own_input_hook(&chain(own, "filter hook input priority filter; policy drop")),
+                "{own}"
+            );
+        }
+        assert!(has_own_input_hook(&chain("inet filter", "filter hook input priority filter; policy drop")));
+        assert!(has_own_input_hook(&chain(
+            "inet f2b-table",
+            "filter hook input priority filter - 1; policy accept"
+        )));
+        assert!(!has_own_input_hook(&chain("inet shop", "nat hook input priority 100; policy accept")));
+        assert!(!has_own_input_hook(&chain("inet shop", "filter hook output priority filter; policy drop")));
     }
 
     proptest! {

@@ -2,17 +2,16 @@
 //! the rules of iptables, whoever wrote them.
 
 mod kernel;
+mod reach;
 mod ufw;
-
-use std::collections::BTreeSet;
 
 use vigie_proto::v1::{
     FirewallAllowPreviewRequest, FirewallAllowPreviewResult, FirewallAllowRequest, FirewallAllowResult,
     FirewallChangePreview, FirewallDenyPreviewRequest, FirewallDenyPreviewResult, FirewallDenyRequest,
-    FirewallDenyResult, FirewallRule, FirewallStatusRequest, FirewallStatusResult, result,
+    FirewallDenyResult, FirewallRule, FirewallStatusRequest, FirewallStatusResult, PortVerdict, result,
 };
 
-use super::{Context, Fault, sockets, text};
+use super::{Context, Fault, text};
 use crate::host::{
     child::{Child, Exit},
     stacks::compose::{cannot_run, last_words, timed_out},
@@ -21,13 +20,6 @@ use ufw::Ufw;
 
 /// What is judged when the request names no ports.
 const WEB: [u32; 2] = [80, 443];
-
-/// What ssh listens on unless somebody moved it; kept open whether it is seen listening or not.
-const SSH: u32 = 22;
-
-/// Programs that must stay within reach, by the name that the kernel knows them by (its first fifteen bytes).
-const WITHIN_REACH: [(&str, &str); 3] =
-    [("sshd", "ssh"), ("dropbear", "ssh"), ("vigie-controlle", "a controller of Vigie")];
 
 /// Shows the firewall's state and rules.
 pub(super) async fn status(
@@ -39,12 +31,8 @@ pub(super) async fn status(
     let (ufw, kernel) = (ufw?, kernel?);
     let mut result = FirewallStatusResult { kind: "none".to_owned(), ..FirewallStatusResult::default() };
     if let Some(table) = &kernel.table {
-        result.judged = true;
+        result.judged = !kernel.nftables;
         result.ports = ports.iter().map(|port| table.verdict(*port)).collect();
-        result.closed = result.ports.iter().filter(|verdict| !verdict.open).map(|own| own.port).collect();
-        for verdict in &mut result.ports {
-            verdict.rule = text::text(&cx.host, &verdict.rule);
-        }
         if table.filters() {
             "iptables".clone_into(&mut result.kind);
             result.active = true;
@@ -54,16 +42,32 @@ pub(super) async fn status(
             "allow".clone_into(&mut result.default_incoming);
         }
     }
-    if kernel.nftables && result.kind == "none" {
-        // Its own language is not judged here: whoever asks from outside sees what it does.
-        "nftables".clone_into(&mut result.kind);
-        (result.active, result.judged) = (true, false);
+    if let Some(table) = &kernel.table_v6 {
+        result.judged_v6 = !kernel.nftables;
+        result.ports_v6 = ports.iter().map(|port| table.verdict(*port)).collect();
+        if table.filters() && result.kind == "none" {
+            "iptables".clone_into(&mut result.kind);
+            result.active = true;
+        }
+    }
+    if kernel.nftables {
+        // Its own language is not judged here, and what it drops no other rule lets in: whoever asks from outside sees what
+        // it does.
+        if result.kind == "none" {
+            "nftables".clone_into(&mut result.kind);
+        }
+        result.active = true;
         result.ports.clear();
-        result.closed.clear();
+        result.ports_v6.clear();
+    }
+    let closed = |ports: &[PortVerdict]| ports.iter().filter(|own| !own.open).map(|own| own.port).collect();
+    (result.closed, result.closed_v6) = (closed(&result.ports), closed(&result.ports_v6));
+    for verdict in result.ports.iter_mut().chain(&mut result.ports_v6) {
+        verdict.rule = text::text(&cx.host, &verdict.rule);
     }
     if let Some(ufw) = ufw {
         "ufw".clone_into(&mut result.kind);
-        result.active = ufw.active;
+        result.active = ufw.active || kernel.nftables;
         result.rules = ufw.rules;
         if ufw.active {
             result.default_incoming = ufw.incoming;
@@ -120,7 +124,7 @@ async fn preview(
     let ufw = ufw(cx).await?;
     let before: Vec<FirewallRule> =
         ufw.as_ref().map(|ufw| about(&ufw.rules, port, protocol)).unwrap_or_default();
-    let refusal = match refusal(action, port, protocol, ufw.as_ref()).await? {
+    let refusal = match refusal(action, port, protocol, ufw.as_ref(), cx).await? {
         Some(fault) => fault.failure.message,
         None => String::new(),
     };
@@ -146,15 +150,34 @@ fn about(rules: &[FirewallRule], port: u32, protocol: &str) -> Vec<FirewallRule>
     rules.iter().filter(same).cloned().collect()
 }
 
+/// Whether what is asked for is what happens already: of the rules about a port the first decides, for each family apart.
 fn is_already(rules: &[FirewallRule], action: &str) -> bool {
-    rules.iter().any(|rule| !rule.protocol.is_empty()) && rules.iter().all(|rule| rule.action == action)
+    rules.iter().any(|rule| !rule.protocol.is_empty())
+        && [false, true].into_iter().filter_map(|v6| decides(rules, v6)).all(|rule| rule.action == action)
+}
+
+fn decides(rules: &[FirewallRule], v6: bool) -> Option<&FirewallRule> {
+    rules.iter().find(|rule| rule.v6 == v6)
+}
+
+/// A rule about the port in both protocols that says otherwise. ufw replaces a rule about the same port and protocol, and
+/// puts one that it takes for another behind this one, where it decides nothing.
+fn shadow<'a>(rules: &'a [FirewallRule], action: &str) -> Option<&'a FirewallRule> {
+    let first = [false, true].into_iter().filter_map(|v6| decides(rules, v6));
+    first.into_iter().find(|rule| rule.protocol.is_empty() && rule.action != action)
 }
 
 /// Why a change is not made.
-async fn refusal(action: &str, port: u32, protocol: &str, ufw: Option<&Ufw>) -> Result<Option<Fault>, Fault> {
+async fn refusal(
+    action: &str,
+    port: u32,
+    protocol: &str,
+    ufw: Option<&Ufw>,
+    cx: &Context,
+) -> Result<Option<Fault>, Fault> {
     let Some(ufw) = ufw else {
         return Ok(Some(
-            Fault::refused("firewall_absent", "there is no ufw on this host")
+            Fault::absent("firewall", "there is no ufw on this host")
                 .hint("change its firewall, or its provider's, with its own tool"),
         ));
     };
@@ -164,25 +187,29 @@ async fn refusal(action: &str, port: u32, protocol: &str, ufw: Option<&Ufw>) -> 
                 .hint("if a port is closed all the same, look at the provider's firewall"),
         ));
     }
-    if action == "allow" || protocol != "tcp" {
+    if let Some(rule) = shadow(&about(&ufw.rules, port, protocol), action) {
+        let (there, from) = (rule.action.as_str(), &rule.from);
+        return Ok(Some(
+            Fault::refused(
+                "firewall_shadowed",
+                format!("ufw {action} {port}/{protocol} would decide nothing: `{port} {} IN {from}` comes before it", there.to_uppercase()),
+            )
+            .hint(format!("remove that one first, on the host: `ufw delete {there} {port}`")),
+        ));
+    }
+    if action == "allow" {
         return Ok(None);
     }
-    // Who listens there is looked at now; ssh's own port is kept whether its server runs or not.
-    let listeners = tokio::task::spawn_blocking(move || sockets::programs_on(port)).await;
-    let listeners = listeners.map_err(|error| Fault::failed("proc_unreadable", error))??;
-    Ok(cut_off(port, &listeners).map(|whom| {
+    // Who is there is looked at now; ssh's own port is kept whether its server runs or not.
+    Ok(reach::cut_off(port, protocol, cx.deadline).await?.map(|whom| {
         Fault::refused(
             "would_cut_off",
-            format!("port {port} is how {whom} is reached: denying it could leave nobody a way in"),
+            format!(
+                "port {port}/{protocol} is how {whom} is reached: denying it could leave nobody a way in"
+            ),
         )
         .hint("do it on the host's console, where you can undo it")
     }))
-}
-
-/// Whom denying a port would leave without a way in.
-fn cut_off(port: u32, listeners: &BTreeSet<String>) -> Option<&'static str> {
-    let named = WITHIN_REACH.iter().find(|(program, _)| listeners.contains(*program));
-    named.map(|(_, whom)| *whom).or((port == SSH).then_some("ssh"))
 }
 
 /// Allows a port.
@@ -237,7 +264,7 @@ async fn change(
                 .hint("order it with `vigiectl do`, which shows it first")
         })?;
     let ufw_now = ufw(cx).await?;
-    if let Some(fault) = refusal(action, port, protocol, ufw_now.as_ref()).await? {
+    if let Some(fault) = refusal(action, port, protocol, ufw_now.as_ref(), cx).await? {
         return Err(fault);
     }
     let before = ufw_now.map(|ufw| about(&ufw.rules, port, protocol)).unwrap_or_default();
@@ -269,7 +296,7 @@ async fn change(
     } else if !exit.success() {
         Some(failed(&what, &exit))
     } else if !is_already(&after, action) {
-        Some(Fault::failed("firewall_failed", format!("`{what}` said yes, and the rule is not there")))
+        Some(Fault::failed("firewall_failed", format!("`{what}` said yes, and it is not what ufw does now")))
     } else {
         None
     };
@@ -303,14 +330,16 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_cut_off() {
-        let none = BTreeSet::new();
-        assert_eq!(cut_off(22, &none), Some("ssh"));
-        assert_eq!(cut_off(2222, &none), None);
-        assert_eq!(cut_off(2222, &BTreeSet::from(["sshd".to_owned()])), Some("ssh"));
-        assert_eq!(
-            cut_off(7443, &BTreeSet::from(["vigie-controlle".to_owned()])),
-            Some("a controller of Vigie")
-        );
+    fn the_first_rule_about_a_port_decides() {
+        let both = FirewallRule { protocol: String::new(), ..rule("deny", "", "Anywhere") };
+        let exact = rule("allow", "tcp", "Anywhere");
+        let shadowed = [both.clone(), exact.clone()];
+        assert!(!is_already(&shadowed, "allow") && shadow(&shadowed, "allow").is_some());
+        let wins = [exact.clone(), both.clone()];
+        assert!(is_already(&wins, "allow") && shadow(&wins, "allow").is_none());
+        assert!(shadow(std::slice::from_ref(&both), "allow").is_some(), "the new rule would come behind it");
+        assert!(shadow(std::slice::from_ref(&both), "deny").is_none());
+        let six = FirewallRule { v6: true, from: "Anywhere (v6)".to_owned(), ..both };
+        assert!(!is_already(&[exact, six], "allow"), "one family is not the other");
     }
 }

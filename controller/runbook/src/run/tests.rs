@@ -201,7 +201,7 @@ impl World {
         let reachable: Vec<_> = effects
             .iter()
             .filter(|effect| match effect {
-                Effect::Probe { from, .. } if *from != crate::Vantage::Host => true,
+                Effect::Probe { from, .. } if *from != Vantage::Host => true,
                 Effect::Probe { host, .. } | Effect::Execute { host, .. } => self.connected.contains(host),
                 Effect::WakeAt(_) => false,
             })

@@ -7,15 +7,15 @@
 //! and what people believe, and both are the incident's own, so that no restart and no bound loses a notice. Decides
 //! nothing about how hosts are asked or people told.
 
+mod kept;
+mod record;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use vigie_proto::{
     id::{HostId, IncidentId, RunId},
     text::escape,
-    v1::{
-        CheckState, Incident, IncidentCause, IncidentEntry, IncidentPlace, IncidentState, IncidentSymptom,
-        Symptom,
-    },
+    v1::{CheckState, Incident, IncidentCause, IncidentState, IncidentSymptom, Symptom},
 };
 
 use super::{
@@ -23,6 +23,10 @@ use super::{
     notice::{Kind, Notice},
 };
 use crate::monitoring::Colour;
+use kept::Kept;
+pub(super) use record::entry;
+pub(crate) use record::rank;
+use record::{CRITICAL, is_of, place_of, symptoms_of, worst};
 
 /// Symptoms of one cause come within seconds of each other; what comes within this time is diagnosed together.
 const SETTLE_MS: i64 = 8_000;
@@ -110,78 +114,6 @@ pub(super) struct Decision {
     pub(super) notices: Vec<Notice>,
     /// Incidents to diagnose, with the names of their hosts.
     pub(super) diagnose: Vec<(IncidentId, Vec<String>)>,
-}
-
-/// An incident with what need not outlive the process.
-#[derive(Debug)]
-struct Kept {
-    incident: Incident,
-    diagnose_at_ms: Option<i64>,
-    diagnosing: Option<RunId>,
-    /// Nothing is told before: the diagnosis is to come first.
-    tell_from_ms: i64,
-    /// Since when nothing shows.
-    calm_since_ms: Option<i64>,
-    /// Since when it is less bad than was told.
-    eased_since_ms: Option<i64>,
-    /// Its notice waits, and the timeline says so.
-    held: bool,
-}
-
-impl Kept {
-    fn new(incident: Incident, now_ms: i64) -> Self {
-        Self {
-            incident,
-            diagnose_at_ms: None,
-            diagnosing: None,
-            tell_from_ms: now_ms + DIAGNOSED_BY_MS,
-            calm_since_ms: None,
-            eased_since_ms: None,
-            held: false,
-        }
-    }
-
-    /// What people are to be told, and from when on: what parts how it stands from what they believe. Who never heard of
-    /// it is not told of its end.
-    fn owed(&self) -> Option<(Kind, i64)> {
-        let incident = &self.incident;
-        let spaced = incident.notified_at_ms + WORSE_MS;
-        let rises = rank(&incident.severity) > rank(&incident.told_severity);
-        match (incident.state(), incident.notified_at_ms > 0, incident.told_open) {
-            (IncidentState::Open, false, _) => Some((Kind::Opened, self.tell_from_ms)),
-            (IncidentState::Open, true, false) => Some((Kind::Again, self.tell_from_ms.max(spaced))),
-            // An outage does not wait because a warning was told a moment ago.
-            (IncidentState::Open, true, true) if rises => Some((Kind::Worsened, self.tell_from_ms)),
-            (IncidentState::Open, true, true) if incident.wider_than_told => {
-                Some((Kind::Worsened, self.tell_from_ms.max(spaced)))
-            }
-            (IncidentState::Open, true, true) => {
-                self.eased_since_ms.map(|since| (Kind::Eased, (since + WORSE_MS).max(spaced)))
-            }
-            (IncidentState::Resolved, true, true) => Some((Kind::Resolved, incident.resolved_at_ms)),
-            _ => None,
-        }
-    }
-
-    /// How bad what is owed is for those who are told: an end is as bad as what it ends.
-    fn is_critical(&self, kind: Kind) -> bool {
-        let severity = if kind.is_relief() { &self.incident.told_severity } else { &self.incident.severity };
-        rank(severity) >= CRITICAL
-    }
-
-    /// Takes the worst of what shows for the incident's severity; nothing showing leaves it. True when it changed.
-    fn weigh(&mut self, now_ms: i64) -> bool {
-        let incident = &mut self.incident;
-        let Some(worst) = worst(incident, |symptom| symptom.until_ms == 0) else {
-            self.eased_since_ms = None;
-            return false;
-        };
-        let changed = incident.severity != worst;
-        incident.severity = worst;
-        let eased = incident.told_open && rank(&incident.severity) < rank(&incident.told_severity);
-        self.eased_since_ms = eased.then(|| self.eased_since_ms.unwrap_or(now_ms));
-        changed
-    }
 }
 
 #[derive(Debug, Default)]
@@ -516,7 +448,7 @@ impl Board {
 
     /// Whether the monitoring's word would say anything to an incident.
     pub(super) fn wants_monitoring(&self) -> bool {
-        self.incidents.values().any(wants_monitoring)
+        self.incidents.values().any(Kept::wants_monitoring)
     }
 
     /// Takes the monitoring's word. It counts until the incident is over and has been seen green: what goes red after
@@ -527,7 +459,7 @@ impl Board {
             Colour::Red(why) => (false, format!("monitoring is not green: {}", escape(why, false))),
         };
         let wanted = if is_green { CheckState::Done } else { CheckState::NotDone };
-        for (id, kept) in self.incidents.iter_mut().filter(|(_, kept)| wants_monitoring(kept)) {
+        for (id, kept) in self.incidents.iter_mut().filter(|(_, kept)| kept.wants_monitoring()) {
             let lines = &mut kept.incident.checklist;
             if checklist::state(lines, checklist::MONITORING) != wanted {
                 checklist::answer(lines, &[(checklist::MONITORING.to_owned(), is_green)]);
@@ -646,70 +578,6 @@ impl Board {
             incident.told_severity.clone_from(&incident.severity);
             incident.wider_than_told = false;
         }
-    }
-}
-
-fn wants_monitoring(kept: &Kept) -> bool {
-    match kept.incident.state() {
-        IncidentState::Open => true,
-        IncidentState::Resolved => {
-            checklist::state(&kept.incident.checklist, checklist::MONITORING) != CheckState::Done
-        }
-        IncidentState::Closed | IncidentState::Unspecified => false,
-    }
-}
-
-/// Adds a line to the timeline. The oldest but the first give way.
-pub(super) fn entry(incident: &mut Incident, at_ms: i64, text: &str, run: &str) {
-    if incident.timeline.len() >= TIMELINE {
-        incident.timeline.remove(1);
-    }
-    incident.timeline.push(IncidentEntry {
-        at_ms,
-        text: text.to_owned(),
-        operator: String::new(),
-        run: run.to_owned(),
-    });
-}
-
-fn is_of(place: &IncidentPlace, host: HostId) -> bool {
-    place.host.parse() == Ok(host)
-}
-
-fn symptoms_of(incident: &Incident, host: HostId) -> impl Iterator<Item = &IncidentSymptom> {
-    incident.places.iter().filter(move |place| is_of(place, host)).flat_map(|place| &place.symptoms)
-}
-
-fn place_of<'a>(incident: &'a mut Incident, host: HostId, name: &str, stack: &str) -> &'a mut IncidentPlace {
-    let known = incident.places.iter().position(|place| is_of(place, host) && place.stack == stack);
-    let at = known.unwrap_or_else(|| {
-        incident.places.push(IncidentPlace {
-            host: host.to_string(),
-            host_name: name.to_owned(),
-            stack: stack.to_owned(),
-            symptoms: Vec::new(),
-        });
-        incident.places.len() - 1
-    });
-    &mut incident.places[at]
-}
-
-/// The worst severity among an incident's symptoms; nothing where there is none.
-fn worst(incident: &Incident, of: impl Fn(&IncidentSymptom) -> bool) -> Option<String> {
-    let symptoms = incident.places.iter().flat_map(|place| &place.symptoms).filter(|symptom| of(symptom));
-    symptoms.max_by_key(|symptom| rank(&symptom.severity)).map(|symptom| symptom.severity.clone())
-}
-
-/// The rank of what wakes people at night.
-const CRITICAL: u8 = 3;
-
-/// How bad a word is.
-pub(crate) fn rank(severity: &str) -> u8 {
-    match severity {
-        "critical" => CRITICAL,
-        "warning" => 2,
-        "notice" => 1,
-        _ => 0,
     }
 }
 

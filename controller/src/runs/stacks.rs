@@ -125,8 +125,13 @@ mod tests {
     #[test]
     fn only_the_last_hour_counts() {
         let (stacks, host) = (Stacks::new(), HostId::new());
-        let tried =
-            |run, at_ms| RemedyTried { run, host, stack: "shop".to_owned(), remedy: "a/restart".to_owned(), at_ms };
+        let tried = |run, at_ms| RemedyTried {
+            run,
+            host,
+            stack: "shop".to_owned(),
+            remedy: "a/restart".to_owned(),
+            at_ms,
+        };
         let (first, second) = (RunId::new(), RunId::new());
         // The second step of a run's remedy is no second try.
         stacks.tried(&[tried(first, 0), tried(first, 500), tried(second, 1_000)]);

@@ -17,7 +17,7 @@ use super::{
     decide::{LOST_SIGHT, ended, give_up, place, subject},
     plan,
     planned::Plan,
-    state::Passage,
+    target::Passage,
     waits,
     wanted::{Asked, grace_ms},
 };

@@ -20,6 +20,7 @@ mod plan;
 mod planned;
 mod state;
 mod suite;
+mod target;
 mod verdict;
 mod waits;
 mod wanted;
@@ -29,8 +30,9 @@ pub use beside::CHANGES;
 pub use decide::{Decision, Surroundings, decide};
 pub use open::{OpenError, open, scope};
 pub use plan::HOUR_MS;
-pub use state::{Corrupt, Passage, Preview, State, TargetState, Task, TaskState};
+pub use state::{Corrupt, State, Task, TaskState};
 pub use suite::open_all;
+pub use target::{Passage, Preview, TargetState};
 pub use wanted::wanted;
 
 use vigie_proto::{

@@ -19,7 +19,7 @@ use super::{
     act::{Progress, progress},
     decide::{place, subject},
     planned::Plan,
-    state::Preview,
+    target::Preview,
     verdict,
     wanted::{Asked, timeout},
 };

@@ -10,7 +10,7 @@ use super::{
     act::{Next, Progress, holder, is_shut, next, progress, ready, stopped},
     decide::subject,
     planned::Plan,
-    state::Passage,
+    target::Passage,
     wanted::Asked,
 };
 use crate::Condition;

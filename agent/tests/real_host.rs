@@ -1,6 +1,7 @@
 //! Every operation on a real host of the test world, healthy: the `sylion` stack behind nginx under systemd.
 //!
-//! `tests/run world` builds it, copies it into a host and runs it there, as its root.
+//! `tests/run world` builds it, copies it into a host and runs it there, as its root. What `absent` holds is for hosts
+//! that lack everything, and is run in plain containers.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,7 +12,6 @@
 )]
 
 use std::{
-    collections::BTreeMap,
     path::Path,
     sync::{Arc, Mutex},
     time::Duration,
@@ -27,6 +27,8 @@ use vigie_proto::v1::{
     self, HttpTarget, OutputSource, request::Operation as Ask, result::Operation as Answer,
 };
 
+#[path = "real_host/absent.rs"]
+mod absent;
 #[path = "real_host/load.rs"]
 mod load;
 #[path = "real_host/network.rs"]
@@ -59,9 +61,14 @@ impl World {
 
     /// An agent with what an earlier one remembers.
     async fn remembering(state: &Path) -> Self {
+        Self::told(state, Settings::default()).await
+    }
+
+    /// The same with settings.
+    async fn told(state: &Path, settings: Settings) -> Self {
         let engine = docker::Engine::new(docker::SOCKET);
-        let stacks = Stacks::open(state, engine.clone(), BTreeMap::new());
-        let host = Host::new(Settings::default(), engine, stacks);
+        let stacks = Stacks::open(state, engine.clone(), settings.stacks.clone());
+        let host = Host::new(settings, engine, stacks);
         let begun = Instant::now();
         host.stacks().refresh().await;
         eprintln!("{:>8.1} ms  first refresh", begun.elapsed().as_secs_f64() * 1e3);
@@ -87,20 +94,31 @@ impl World {
     }
 
     async fn run_until(&self, ask: Ask, limit: Duration) -> Result<Answer, Fault> {
-        self.run_with(ask, limit, None).await
+        self.run_with(ask, limit, None, true).await
+    }
+
+    /// Runs a probe that nobody signed for.
+    async fn probe(&self, ask: Ask) -> Result<Answer, Fault> {
+        self.run_with(ask, Duration::from_secs(60), None, false).await
     }
 
     /// Runs what loses something, for exactly what its preview found.
     async fn run_prepared(&self, ask: Ask, prepared: Answer) -> Result<Answer, Fault> {
-        self.run_with(ask, Duration::from_secs(120), Some(prepared)).await
+        self.run_with(ask, Duration::from_secs(120), Some(prepared), true).await
     }
 
-    async fn run_with(&self, ask: Ask, limit: Duration, prepared: Option<Answer>) -> Result<Answer, Fault> {
+    async fn run_with(
+        &self,
+        ask: Ask,
+        limit: Duration,
+        prepared: Option<Answer>,
+        ordered: bool,
+    ) -> Result<Answer, Fault> {
         let context = Context {
             host: Arc::clone(&self.host),
             deadline: Instant::now() + limit,
             output: self.watched.clone(),
-            ordered: true,
+            ordered,
             order: None,
             prepared,
         };
@@ -124,6 +142,8 @@ macro_rules! ask {
 // Below the macro, which it uses.
 #[path = "real_host/backup.rs"]
 mod backup;
+#[path = "real_host/disk.rs"]
+mod disk;
 
 #[tokio::test]
 async fn every_probe_on_a_healthy_host() {

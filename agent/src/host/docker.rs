@@ -31,6 +31,7 @@ use tokio::{
 };
 use vigie_proto::v1::{Container, PublishedPort};
 
+use super::child;
 use crate::operations::Fault;
 
 /// Where a package puts the engine's socket.
@@ -317,7 +318,7 @@ impl Engine {
                 return Ok(client.clone());
             }
             if !self.socket.exists() {
-                return Err(EngineError::Absent(self.socket.to_path_buf()));
+                return Err(self.no_socket());
             }
             let unreachable = |source| EngineError::Unreachable {
                 socket: self.socket.to_path_buf(),
@@ -341,6 +342,16 @@ impl Engine {
         timeout_at(begun + self.patience, connect)
             .await
             .unwrap_or(Err(EngineError::Hung { call: "version", after: self.patience }))
+    }
+
+    /// There is no engine, or one that does not run: a package's takes its socket with it.
+    fn no_socket(&self) -> EngineError {
+        let socket = self.socket.to_path_buf();
+        if *socket == *SOCKET && child::resolve("dockerd").is_ok() {
+            let source = Box::new(std::io::Error::from(std::io::ErrorKind::NotFound).into());
+            return EngineError::Unreachable { socket, source };
+        }
+        EngineError::Absent(socket)
     }
 
     async fn failed(&self, call: &'static str, error: Error) -> EngineError {

@@ -426,13 +426,16 @@ pub(crate) fn aftermath(view: &RunView, look: &Look) -> String {
     text
 }
 
+/// What people read where a host lacks what was asked about.
+pub(super) const ABSENT: &str = "not present";
+
 /// The failure of an outcome in a line: what, and what to do.
 ///
 /// `reason` is what [`RunView::reason`] makes of its message.
 pub(crate) fn failure(outcome: &Outcome, reason: &str, look: &Look) -> String {
     let status = outcome.status();
     let word = match status {
-        _ if outcome.failure.as_ref().is_some_and(Failure::is_absence) => look.yellow("not present"),
+        _ if outcome.failure.as_ref().is_some_and(Failure::is_absence) => look.dim(ABSENT),
         OutcomeStatus::Succeeded => look.green(status.word()),
         OutcomeStatus::Failed => look.red(status.word()),
         _ => look.yellow(status.word()),
@@ -560,8 +563,7 @@ mod tests {
         let plan = run.plan();
         let failed = Outcome::ended(
             OutcomeStatus::Failed,
-            vigie_proto::v1::Failure::new("compose_failed", "docker compose exited with 1")
-                .hint("look at its output"),
+            Failure::new("compose_failed", "docker compose exited with 1").hint("look at its output"),
         );
         let fine = Outcome { status: OutcomeStatus::Succeeded.into(), ..Default::default() };
         run.add(plan).add(signed()).add(ended([fine, failed]));

@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use similar::{ChangeTag, TextDiff};
-use vigie_proto::v1::{Outcome, OutcomeStatus, StackLogsResult, result::Operation};
+use vigie_proto::v1::{Failure, Outcome, OutcomeStatus, StackLogsResult, result::Operation};
 
-use super::{diagnose::failure, run::RunView};
+use super::{
+    diagnose::{ABSENT, failure},
+    run::RunView,
+};
 use crate::output::{
     document::{self, text_lines},
     json,
@@ -20,6 +23,8 @@ const ALIKE: f32 = 0.5;
 /// Targets with the same outcome and output.
 struct Group {
     status: Option<OutcomeStatus>,
+    /// True where the host lacks what was asked about, which is no trouble.
+    absent: bool,
     /// Why it did not succeed; empty where it did.
     headline: String,
     output: Vec<String>,
@@ -42,11 +47,15 @@ fn groups(view: &RunView, look: &Look) -> Vec<Group> {
         };
         match groups.iter_mut().find(same) {
             Some(group) => group.targets.push(target),
-            None => groups.push(Group { status, headline, output, targets: vec![target] }),
+            None => {
+                let failure = outcome.and_then(|outcome| outcome.failure.as_ref());
+                let absent = failure.is_some_and(Failure::is_absence);
+                groups.push(Group { status, absent, headline, output, targets: vec![target] });
+            }
         }
     }
     // What went well first and the largest first: the last lines on the screen are those to act upon.
-    groups.sort_by_key(|group| (rank(group.status), std::cmp::Reverse(group.targets.len())));
+    groups.sort_by_key(|group| (rank(group), std::cmp::Reverse(group.targets.len())));
     groups
 }
 
@@ -66,14 +75,15 @@ fn waits_for(view: &RunView, target: u32, look: &Look) -> String {
     }
 }
 
-fn rank(status: Option<OutcomeStatus>) -> u8 {
-    match status {
+fn rank(group: &Group) -> u8 {
+    match group.status {
+        _ if group.absent => 1,
         Some(OutcomeStatus::Succeeded) => 0,
-        None | Some(OutcomeStatus::Cancelled) => 1,
-        Some(OutcomeStatus::Unreachable) => 2,
-        Some(OutcomeStatus::Refused | OutcomeStatus::Expired) => 3,
-        Some(OutcomeStatus::Failed) => 4,
-        Some(OutcomeStatus::InDoubt | OutcomeStatus::Unspecified) => 5,
+        None | Some(OutcomeStatus::Cancelled) => 2,
+        Some(OutcomeStatus::Unreachable) => 3,
+        Some(OutcomeStatus::Refused | OutcomeStatus::Expired) => 4,
+        Some(OutcomeStatus::Failed) => 5,
+        Some(OutcomeStatus::InDoubt | OutcomeStatus::Unspecified) => 6,
     }
 }
 
@@ -125,6 +135,7 @@ pub(crate) fn text(view: &RunView, look: &Look) -> String {
     for group in &groups {
         let label = look.bold(&view.label(&group.targets));
         let mark = match group.status {
+            _ if group.absent => look.dim("–"),
             Some(OutcomeStatus::Succeeded) => look.green("✓"),
             Some(OutcomeStatus::Failed) => look.red("✗"),
             None => look.dim("·"),
@@ -171,8 +182,8 @@ fn footer(view: &RunView, groups: &[Group], look: &Look) -> String {
     let mut tally: BTreeMap<u8, (&str, usize)> = BTreeMap::new();
     for group in groups {
         let without = if view.closed.is_some() { "not run" } else { "open" };
-        let word = group.status.map_or(without, OutcomeStatus::word);
-        tally.entry(rank(group.status)).or_insert((word, 0)).1 += group.targets.len();
+        let word = if group.absent { ABSENT } else { group.status.map_or(without, OutcomeStatus::word) };
+        tally.entry(rank(group)).or_insert((word, 0)).1 += group.targets.len();
     }
     let parts: Vec<_> = tally.into_values().map(|(word, number)| format!("{number} {word}")).collect();
     let took = match view.closed_at_ms {
@@ -214,7 +225,7 @@ pub(crate) fn document(view: &RunView) -> Value {
 mod tests {
     use insta::assert_snapshot;
     use vigie_proto::v1::{
-        CapturedText, ExecResult, Failure, Request, RunVerdict, request, result::Operation, run_spec::Kind,
+        CapturedText, ExecResult, Request, RunVerdict, request, result::Operation, run_spec::Kind,
     };
 
     use super::*;
@@ -270,6 +281,19 @@ mod tests {
         10 targets: 5 succeeded, 1 not run, 2 unreachable, 1 refused, 1 in doubt · 600 ms · run 01900000-0000-7000-8000-000000000001
         "#);
         assert_eq!(view.exit(), Exit::InDoubt);
+    }
+
+    #[test]
+    fn what_a_host_lacks_is_no_trouble() {
+        let absent = Failure::new("nginx_absent", "there is no nginx on this host");
+        let view = probe(vec![Outcome::refused(absent), said("nginx version: 1.22.1\n")]);
+        assert_snapshot!(text(&view, &Look::plain()), @r#"
+        ✓ vps2 · sylion
+          nginx version: 1.22.1
+        – vps1 · sylion  not present: there is no nginx on this host
+        · vps3 · sylion  not run
+        3 targets: 1 succeeded, 1 not present, 1 not run · 600 ms · run 01900000-0000-7000-8000-000000000001
+        "#);
     }
 
     #[test]

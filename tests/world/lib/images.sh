@@ -85,6 +85,14 @@ image_names() {
     IMAGE_GOLDEN=vigie-world/golden:${GOLDEN##*-}
 }
 
+cmd_image() {
+    local name=IMAGE_${1:?which image?}
+    image_names
+    name=${name^^}
+    [[ -n ${!name:-} ]] || die "there is no image $1"
+    printf '%s\n' "${!name}"
+}
+
 build_base() { build "$IMAGE_BASE" "$WORLD_DIR/images/sylion-base" --build-arg "BASE=$IMAGE_DEBIAN"; }
 build_postgres() { build "$IMAGE_POSTGRES" "$WORLD_DIR/images/sylion-postgres" --build-arg "BASE=$IMAGE_DEBIAN"; }
 build_redis() { build "$IMAGE_REDIS" "$WORLD_DIR/images/sylion-redis" --build-arg "BASE=$IMAGE_DEBIAN"; }

@@ -247,7 +247,7 @@ impl Engine {
         let begun = Instant::now();
         let socket = || PathBuf::clone(&self.socket);
         if !self.socket.exists() {
-            return Err(EngineError::Absent(socket()));
+            return Err(self.no_socket());
         }
         let unreachable = |source: std::io::Error| EngineError::Unreachable {
             socket: socket(),

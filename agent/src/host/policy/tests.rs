@@ -122,6 +122,16 @@ fn folders_and_urls_are_exact() {
 }
 
 #[test]
+fn containers_of_no_stack_are_named_one_by_one() {
+    let policy = policy("version = 1\n[read]\ncontainers = [\"traefik\"]\n");
+    assert_eq!(policy.may_look_into("traefik"), Ok(()));
+    let denied = policy.may_look_into("traefik-2").unwrap_err();
+    assert_eq!(denied.code, "policy_denied");
+    assert!(denied.hint.contains("list `containers` under [read]"), "{denied:?}");
+    assert_eq!(policy.reads(), ["container traefik"]);
+}
+
+#[test]
 fn a_file_is_read_again_when_it_changes_and_not_believed_when_others_can_write_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("policy.toml");

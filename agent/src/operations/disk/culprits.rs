@@ -14,7 +14,7 @@ use tokio::time::Instant as Moment;
 use vigie_proto::v1::{Culprit, DiskCulpritsRequest, DiskCulpritsResult, Filesystem};
 
 use super::{
-    Context, Fault, MIB, Places, apt, deleted, inventory, journal, logs, shown,
+    Context, Fault, MIB, Places, apt, deleted, inventory, journal, logs, prune, shown,
     walk::{Detail, allocated, modified_ms, walk},
 };
 use crate::host::mounts::{Mounts, Table};
@@ -360,12 +360,14 @@ fn docker_objects(inventory: &inventory::Inventory, root: &Path, groups: &mut Gr
             }
             _ => continue,
         };
+        // A volume that somebody gave a name may be wanted.
+        let goes = object.kept.is_empty() && (kind != "volumes" || prune::is_anonymous(&object.name));
         let Some(mount) = groups.table.of(&path) else { continue };
         let point = mount.point().to_owned();
         let item = Item {
             path: PathBuf::from(&object.name),
             bytes: object.bytes,
-            waste: if object.kept.is_empty() { object.bytes } else { 0 },
+            waste: if goes { object.bytes } else { 0 },
             owner: String::new(),
             stack: object.stack.clone(),
         };

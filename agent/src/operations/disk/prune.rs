@@ -120,7 +120,7 @@ fn chosen_volumes(inventory: &Inventory, asked: &[String]) -> (Vec<DockerObject>
 }
 
 /// Whether the engine made up a volume's name: 64 hexadecimal digits.
-fn is_anonymous(name: &str) -> bool {
+pub(super) fn is_anonymous(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 

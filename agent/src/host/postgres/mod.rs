@@ -111,7 +111,8 @@ pub struct BackendContainer {
 }
 
 impl Server {
-    /// Finds a stack's server. `service` may be empty: the one with PostgreSQL's image or name is then taken.
+    /// Finds a stack's server. `service` may be empty: the one with PostgreSQL's image or name is then taken. A stack
+    /// without one has its server where its logins lead, whatever `service` says.
     ///
     /// # Errors
     /// When the stack has no such service and nothing else says where its database is, or Docker cannot be asked.
@@ -127,8 +128,8 @@ impl Server {
         let (mut container, mut backend, mut logins) = (None, None, Vec::new());
         let summaries = match host.docker().containers(Some(&stack.name)).await {
             Ok(summaries) => summaries,
-            // Without an engine there can still be a server that the settings name.
-            Err(EngineError::Absent(_)) => Vec::new(),
+            // Without an engine there can still be a server that the settings or the files name, but no service.
+            Err(EngineError::Absent(_)) if own.is_none() || settled.is_some() => Vec::new(),
             Err(error) => return Err(error.into()),
         };
         let mut environment = BTreeMap::new();
@@ -160,7 +161,9 @@ impl Server {
             logins.push(Login::of_server(if container.is_some() { &environment } else { &written }));
         }
         logins.splice(0..0, settled);
-        if own.is_none() && (!service.is_empty() || logins.iter().all(|login| login.host.is_empty())) {
+        // A runbook asks for the service's usual name: a stack without any such service may have its server elsewhere.
+        let elsewhere = logins.iter().any(|login| !login.host.is_empty()) && service_of(stack).is_none();
+        if own.is_none() && !elsewhere {
             let known: Vec<&str> = stack.services.keys().map(String::as_str).collect();
             let message = if service.is_empty() {
                 format!("stack `{}` has no PostgreSQL that can be found", stack.name)

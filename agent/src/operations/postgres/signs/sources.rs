@@ -102,7 +102,8 @@ fn stamped(line: &str) -> Written {
 /// # Errors
 /// When it is another machine's, or nothing here may be read: what its log says is then not known, and not nothing.
 pub(super) async fn of_host(server: &Server, wanted: u32, cx: &Context) -> Result<Log, Fault> {
-    if !sockets::is_here(server.backend_login().map_or("", |login| login.host.as_str())).await {
+    let first = server.logins.iter().find(|login| !login.host.is_empty());
+    if !sockets::is_here(first.map_or("", |login| login.host.as_str())).await {
         return Err(Fault::refused(
             "postgres_log_absent",
             "PostgreSQL is another machine's, and so is its log",

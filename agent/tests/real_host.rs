@@ -335,7 +335,7 @@ async fn actions_leave_their_witness() {
     std::fs::remove_file(broken).unwrap();
     let refused = refused.unwrap_err();
     assert_eq!(refused.status, v1::OutcomeStatus::Refused);
-    assert!(refused.failure.message.contains("no such directive"), "{}", refused.failure.message);
+    assert!(refused.failure.message.contains("unknown directive"), "{}", refused.failure.message);
 
     let services = vec!["backend".to_owned()];
     let request = v1::ComposeRestartRequest { stack: "sylion".to_owned(), services: services.clone() };

@@ -5,7 +5,7 @@ pub(super) mod images;
 mod reasons;
 pub(super) mod rollback;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use tokio::time::Instant;
 use vigie_proto::v1::{
@@ -360,12 +360,7 @@ pub(super) async fn room_for_databases(
     services: &[String],
     up: bool,
 ) -> Result<(), Fault> {
-    let databases: Vec<&String> = stack
-        .services
-        .iter()
-        .filter(|(service, known)| room::is_database(service) || room::is_database(&known.image))
-        .map(|(service, _)| service)
-        .collect();
+    let databases = databases_of(stack);
     let asked = |service: &String| services.is_empty() || services.contains(service);
     let starts = match databases.iter().find(|service| asked(service)) {
         Some(service) => Some((*service).clone()),
@@ -381,11 +376,35 @@ pub(super) async fn room_for_databases(
     match starts {
         Some(service) => {
             let what = format!("{service} of stack `{}`", stack.name);
-            room::for_database(&cx.host, &what, &room::of_volumes(&cx.host, stack.volumes.iter().cloned()))
-                .await
+            room::for_database(&cx.host, &what, &database_places(cx, stack)).await
         }
         None => Ok(()),
     }
+}
+
+/// Precondition of whatever starts Docker's engine, which starts the databases of every stack with it.
+pub(super) async fn room_for_all_databases(cx: &Context) -> Result<(), Fault> {
+    for stack in cx.host.stacks().all() {
+        if let Some(service) = databases_of(&stack).first() {
+            let what = format!("Docker, which starts {service} of stack `{}`,", stack.name);
+            room::for_database(&cx.host, &what, &database_places(cx, &stack)).await?;
+        }
+    }
+    Ok(())
+}
+
+fn databases_of(stack: &KnownStack) -> Vec<&String> {
+    let services = stack.services.iter();
+    services
+        .filter(|(service, known)| room::is_database(service) || room::is_database(&known.image))
+        .map(|(service, _)| service)
+        .collect()
+}
+
+/// Where a stack's databases write: its volumes, and the folders of this machine that were bound into their containers.
+fn database_places(cx: &Context, stack: &KnownStack) -> Vec<PathBuf> {
+    let bound = databases_of(stack).into_iter().filter_map(|service| stack.binds.get(service)).flatten();
+    room::of_volumes(&cx.host, stack.volumes.iter().cloned()).into_iter().chain(bound.cloned()).collect()
 }
 
 fn established(stack: &KnownStack) -> Result<(), Fault> {

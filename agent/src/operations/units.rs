@@ -9,7 +9,7 @@ use vigie_proto::v1::{
     UnitStatusRequest, UnitStatusResult, result,
 };
 
-use super::{Context, Fault, disk::room, text};
+use super::{Context, Fault, compose, disk::room, text};
 use crate::host::{
     child::Child,
     nginx,
@@ -46,6 +46,9 @@ pub(super) async fn restart(request: UnitRestartRequest, cx: &Context) -> Result
             "Docker's engine runs and answers: restarting it would stop every container of this host";
         return Err(Fault::refused("engine_up", message)
             .hint("restart the container that is ill: `vigiectl do container-restart`"));
+    }
+    if before.unit == "docker.service" {
+        compose::room_for_all_databases(cx).await?;
     }
     let exit = Child::new("systemctl")
         .map_err(cannot_run)?

@@ -19,6 +19,8 @@ pub(super) struct Seen {
     pub services: BTreeMap<String, KnownService>,
     pub volumes: BTreeSet<String>,
     pub networks: BTreeSet<String>,
+    /// By service: the folders of this machine that its containers write to.
+    pub binds: BTreeMap<String, BTreeSet<PathBuf>>,
     /// When the newest container was made, in seconds: its labels are those that count.
     created: i64,
 }
@@ -41,8 +43,16 @@ pub(super) fn projects(containers: &[ContainerSummary]) -> BTreeMap<String, Seen
         if own.name < known.container {
             *known = KnownService { container: own.name, image: own.image };
         }
-        for mount in summary.mounts.iter().flatten().filter(|mount| mount.typ.as_deref() == Some("volume")) {
-            seen.volumes.extend(mount.name.clone());
+        // A service that binds nothing any more is known to.
+        let binds = seen.binds.entry(service.clone()).or_default();
+        for mount in summary.mounts.iter().flatten() {
+            match (mount.typ.as_deref(), &mount.source) {
+                (Some("volume"), _) => seen.volumes.extend(mount.name.clone()),
+                (Some("bind"), Some(source)) if mount.rw != Some(false) => {
+                    binds.insert(PathBuf::from(source));
+                }
+                _ => {}
+            }
         }
         let networks = summary.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
         seen.networks.extend(networks.into_iter().flatten().map(|(name, _)| name.clone()));
@@ -89,6 +99,23 @@ mod tests {
         let one = &found["stack1"];
         assert_eq!(one.config_files, [Path::new("/srv/old/v1.yml")]);
         assert_eq!(one.env_files, [Path::new("/srv/old/.env.prod")]);
+    }
+
+    #[test]
+    fn folders_that_a_service_writes_to_are_its_own() {
+        let mut containers: Vec<ContainerSummary> = serde_json::from_str(CAPTURED).unwrap();
+        let redis = containers
+            .iter_mut()
+            .find(|summary| summary.names.as_ref().is_some_and(|names| names[0] == "/opstest-redis"))
+            .unwrap();
+        let mounts = serde_json::json!([
+            { "Type": "bind", "Source": "/mnt/data/redis", "Destination": "/data", "RW": true },
+            { "Type": "bind", "Source": "/etc/localtime", "Destination": "/etc/localtime", "RW": false },
+        ]);
+        redis.mounts = serde_json::from_value(mounts).unwrap();
+        let found = projects(&containers);
+        assert_eq!(found["opstest"].binds["redis"], BTreeSet::from([PathBuf::from("/mnt/data/redis")]));
+        assert!(found["opstest"].binds["backend"].is_empty());
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct KnownStack {
     pub services: BTreeMap<String, KnownService>,
     pub volumes: BTreeSet<String>,
     pub networks: BTreeSet<String>,
+    /// By service: the folders of this machine that its container was last seen to write to.
+    pub binds: BTreeMap<String, BTreeSet<PathBuf>>,
     /// The env files that the services name, as they were last found; `None` while that is not known.
     pub service_env_files: Option<BTreeSet<PathBuf>>,
     /// By env file: the names it set the last times that the stack was well, and since.
@@ -115,6 +117,7 @@ impl KnownStack {
         }
         self.services.extend(seen.services);
         self.volumes.extend(seen.volumes);
+        self.binds.extend(seen.binds);
         self.networks.extend(seen.networks);
     }
 

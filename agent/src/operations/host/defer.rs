@@ -17,7 +17,7 @@ use vigie_proto::v1::{Job, JobDeferRequest, JobDeferResult, JobResumeRequest, Jo
 
 use super::{
     super::{Context, Fault},
-    jobs::{self, NOTES, Note, cron},
+    jobs::{self, NOTES, Note, cron, stop::stop},
 };
 use crate::host::{
     child::{Child, resolve},
@@ -40,9 +40,16 @@ pub(in super::super) async fn defer(request: JobDeferRequest, cx: &Context) -> R
         return Err(Fault::refused("job_deferred", format!("{} is put off already", request.job))
             .hint(format!("put it back first: `vigiectl do job_resume --job {}`", request.job)));
     }
+    let kept = Kept::of(&request.job, &before)?;
+    // What brings a timer back starts it: one that somebody stopped is left as it is.
+    if kept.entry.is_none() && kept.state(cx).await? != "active" {
+        return Err(Fault::refused("job_inactive", format!("{} is stopped: nothing starts it", request.job))
+            .hint("there is nothing to put off; whoever stopped it may want it so"));
+    }
+    // A covered table does not list it any more.
+    let entry = cron::entries().into_iter().find(|entry| entry.name() == request.job);
     let minutes = if request.minutes == 0 { MINUTES } else { request.minutes };
     let until = chrono::Utc::now() + Duration::from_secs(u64::from(minutes) * 60);
-    let kept = Kept::of(&request.job, &before)?;
     kept.write(until.timestamp_millis())?;
     // First what brings it back, then the deed.
     let armed = kept.arm(until, cx).await;
@@ -54,10 +61,15 @@ pub(in super::super) async fn defer(request: JobDeferRequest, cx: &Context) -> R
         kept.undo(cx).await;
         return Err(fault);
     }
-    let mut stopped = String::new();
-    if request.stop_running && before.running && !before.unit.is_empty() {
-        systemctl(&["stop", "--", &before.unit], cx).await?;
-        stopped.clone_from(&before.unit);
+    let (mut stopped, mut left) = (String::new(), 0);
+    if request.stop_running && before.running {
+        if let Some(entry) = &entry {
+            let (told, still) = stop(entry, cx.deadline).await;
+            (stopped, left) = (format!("{told} processes of {}", request.job), still);
+        } else if !before.unit.is_empty() {
+            systemctl(&["stop", "--", &before.unit], cx).await?;
+            stopped.clone_from(&before.unit);
+        }
     }
     let after = jobs::one(&request.job, cx).await?.unwrap_or_default();
     let done = JobDeferResult {
@@ -67,6 +79,14 @@ pub(in super::super) async fn defer(request: JobDeferRequest, cx: &Context) -> R
         stopped,
         after: Some(after.clone()),
     };
+    if left > 0 {
+        return Err(Fault::failed(
+            "job_not_stopped",
+            format!("{} is put off, and {left} of its processes have not ended", request.job),
+        )
+        .hint("they were told to end: `vigiectl probe host_jobs` shows what still runs")
+        .partial(result::Operation::JobDefer(done)));
+    }
     if kept.is_off(cx).await? && after.deferred {
         return Ok(done);
     }
@@ -226,13 +246,16 @@ impl<'a> Kept<'a> {
                 && fs::read_to_string(file).is_ok_and(|text| {
                     text.lines().nth(line.saturating_sub(1)).is_some_and(|text| text.starts_with('#'))
                 })),
-            None => {
-                let child = Child::new("systemctl").map_err(cannot_run)?;
-                let args = ["show", "--property=ActiveState", "--value", "--", self.job];
-                let exit = child.args(args).run(cx.deadline).await.map_err(cannot_run)?;
-                Ok(exit.stdout.text().text.trim() == "inactive")
-            }
+            None => Ok(self.state(cx).await? == "inactive"),
         }
+    }
+
+    /// A timer's state, in systemd's word.
+    async fn state(&self, cx: &Context) -> Result<String, Fault> {
+        let child = Child::new("systemctl").map_err(cannot_run)?;
+        let args = ["show", "--property=ActiveState", "--value", "--", self.job];
+        let exit = child.args(args).run(cx.deadline).await.map_err(cannot_run)?;
+        Ok(exit.stdout.text().text.trim().to_owned())
     }
 
     /// Takes back what was half done; the fault that led here says more than one from here would.

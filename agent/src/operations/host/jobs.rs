@@ -1,6 +1,7 @@
 //! What the host runs by the clock, and what of it is heavy and runs now.
 
 pub(super) mod cron;
+pub(super) mod stop;
 
 use std::{
     collections::{BTreeMap, HashMap},

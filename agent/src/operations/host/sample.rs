@@ -189,6 +189,11 @@ pub(super) fn all(full: bool) -> HashMap<Key, Seen> {
         .collect()
 }
 
+/// When a process began, by which it is known again.
+pub(super) fn began(pid: u32) -> Option<u64> {
+    parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?).map(|(began, _)| began)
+}
+
 fn pids() -> HashSet<u32> {
     let Ok(entries) = fs::read_dir("/proc") else { return HashSet::new() };
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()

@@ -15,7 +15,7 @@ const USERS: [&str; 2] = ["/var/spool/cron/crontabs", "/var/spool/cron"];
 const LONGEST: u64 = 256 * 1024;
 
 /// One line of a table that starts something.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(in super::super) struct Entry {
     pub file: PathBuf,
     /// From 1.

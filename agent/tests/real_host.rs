@@ -174,6 +174,8 @@ async fn every_probe_on_a_healthy_host() {
         "{load:?}"
     );
 
+    // Whatever was vacuumed from the journal before, this leaves a line.
+    ask!(world, UnitReload, v1::UnitReloadRequest { unit: "nginx".to_owned() });
     let unit = ask!(world, UnitStatus, v1::UnitStatusRequest { unit: "nginx".to_owned(), journal_lines: 5 });
     assert_eq!(
         (unit.unit.as_str(), unit.load_state.as_str(), unit.active_state.as_str()),

@@ -33,6 +33,20 @@ async fn a_stack_that_settings_name_is_known_and_remembered() {
 }
 
 #[tokio::test]
+async fn a_stack_whose_settings_name_its_database_alone_is_one() {
+    let state = tempfile::tempdir().unwrap();
+    let settings: StackSettings =
+        toml::from_str("database_url = \"postgresql://shop:x@10.0.0.5/shop\"").unwrap();
+    let stacks = open(state.path(), BTreeMap::from([("shop".to_owned(), settings)]));
+    stacks.refresh().await;
+    let found = stacks.resolve("").await.unwrap();
+    assert_eq!((found.name.as_str(), found.is_project()), ("shop", false));
+    // No file of the agent's own folder, or of the root, is taken for its.
+    assert_eq!(found.effective_env_files(), [Path::new("/nonexistent/.env")]);
+    assert!(stacks.complete().is_err_and(|why| !why.contains("consists of")), "it owns nothing here");
+}
+
+#[tokio::test]
 async fn an_ambiguous_or_unknown_name_is_refused_with_the_names() {
     let (state, project) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let none = open(state.path(), BTreeMap::new());

@@ -115,10 +115,8 @@ async fn ask(session: &mut Session, place: &Place, result: &mut RedisStatusResul
         if broken(&trouble) {
             return Err(trouble);
         }
-        // A user whose rights end at the stack's own keys may not touch this one: whether it may write those is not known,
-        // and that it may not is no answer of Redis's.
-        if trouble.state != "no_permission" {
-            trouble.said.split(' ').next().unwrap_or_default().clone_into(&mut result.writes_refused);
+        if let Some(code) = refusal(&trouble) {
+            code.clone_into(&mut result.writes_refused);
             result.error = trouble.said;
         }
     }
@@ -126,6 +124,12 @@ async fn ask(session: &mut Session, place: &Place, result: &mut RedisStatusResul
         (result.slow_commands, result.slow_recent) = slow(&log, chrono::Utc::now().timestamp());
     }
     Ok(())
+}
+
+/// Why Redis refuses a write, in its own word. A user whose rights end at the stack's own keys may not touch the key that is
+/// asked with: whether it may write those is not known, and that it may not is no answer of Redis's.
+fn refusal(trouble: &Trouble) -> Option<&str> {
+    (trouble.state != "no_permission").then(|| trouble.said.split(' ').next().unwrap_or_default())
 }
 
 /// What `INFO` does not tell. Empty where Redis lets nobody ask, as hosted ones do.
@@ -273,6 +277,19 @@ fn string(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rights_that_end_at_the_stacks_keys_are_no_refusal_of_writes() {
+        // Captured from Redis 7.0.15: a user with `~bull:*`, and a server at its limit.
+        let said = |state, said: &str| Trouble { state, said: said.to_owned() };
+        let own = said(
+            "no_permission",
+            "NOPERM this user has no permissions to access one of the keys used as arguments",
+        );
+        assert_eq!(refusal(&own), None);
+        let full = said("error", "OOM command not allowed when used memory > 'maxmemory'.");
+        assert_eq!(refusal(&full), Some("OOM"));
+    }
 
     #[test]
     fn slow_commands_lose_their_arguments() {

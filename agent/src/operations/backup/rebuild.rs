@@ -288,8 +288,6 @@ impl Work<'_> {
     }
 
     async fn all(&mut self, copies: &std::path::Path) -> Result<(), Fault> {
-        services::compose(self.cx, self.stack, &["stop"], &self.done.writers).await?;
-        self.step("writers_stopped");
         let rebuilt = match self.on_fresh_data(copies).await {
             Ok(()) => Ok(()),
             Err(mut fault) => {
@@ -322,6 +320,8 @@ impl Work<'_> {
     }
 
     async fn on_fresh_data(&mut self, copies: &std::path::Path) -> Result<(), Fault> {
+        services::compose(self.cx, self.stack, &["stop"], &self.done.writers).await?;
+        self.step("writers_stopped");
         let server = std::slice::from_ref(&self.found.server.service);
         services::compose(self.cx, self.stack, &["stop"], server).await?;
         self.step("server_stopped");

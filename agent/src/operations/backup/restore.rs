@@ -172,16 +172,16 @@ pub(in crate::operations) async fn restore(
         writers: now.writers.clone(),
         ..BackupRestoreResult::default()
     };
-    let mut work = Work { cx, stack: &stack, tools: &tools, dump: &dump, done, begun: Instant::now() };
+    let mut work = Work { cx, stack: &stack, tools: &tools, dump: &dump, done, begun: Instant::now(), is_closed: false };
     let ended = work.all(&folder, request.waive_saving).await;
     work.done.duration_ms = u32::try_from(work.begun.elapsed().as_millis()).unwrap_or(u32::MAX);
     match ended {
         Ok(()) => Ok(work.done),
         Err(mut fault) => {
-            let stand = if work.done.swapped {
-                "the backup's database is in service"
-            } else {
-                "the old database is in service, untouched"
+            let stand = match (work.done.swapped, work.is_closed) {
+                (true, _) => "the backup's database is in service",
+                (false, false) => "the old database is in service, untouched",
+                (false, true) => "the old database is untouched, and takes no sessions until it is opened again",
             };
             fault.failure.message = format!("{}; {stand}", fault.failure.message);
             Err(fault.partial(result::Operation::BackupRestore(work.done)))
@@ -197,6 +197,8 @@ struct Work<'a> {
     dump: &'a Dump,
     done: BackupRestoreResult,
     begun: Instant,
+    /// The old database was closed for the swap, and could not be opened again.
+    is_closed: bool,
 }
 
 impl Work<'_> {
@@ -205,10 +207,15 @@ impl Work<'_> {
     }
 
     async fn all(&mut self, folder: &Folder, waive_saving: bool) -> Result<(), Fault> {
-        services::compose(self.cx, self.stack, &["stop"], &self.done.writers).await?;
-        self.step("writers_stopped");
-        let swapped = self.while_stopped(folder, waive_saving).await;
-        // Whatever became of it, one of the two databases is in service, and the writers belong up.
+        let swapped = match services::compose(self.cx, self.stack, &["stop"], &self.done.writers).await {
+            Ok(()) => {
+                self.step("writers_stopped");
+                self.while_stopped(folder, waive_saving).await
+            }
+            Err(fault) => Err(fault),
+        };
+        // Whatever became of it, one of the two databases is in service, and the writers belong up: those too that a stop
+        // which failed has stopped.
         let started = services::compose(self.cx, self.stack, &["start"], &self.done.writers).await;
         if started.is_ok() {
             self.step("writers_started");
@@ -303,16 +310,25 @@ impl Work<'_> {
         }
         .await;
         let closed = if renamed.is_ok() { &kept } else { &database };
-        let opened =
-            execute(&mut session, format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true", quoted(closed)))
-                .await;
+        let open = format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true", quoted(closed));
+        let mut opened = execute(&mut session, open.clone()).await;
         postgres::leave(session).await;
-        renamed?;
         if opened.is_err() {
-            self.done
-                .notes
-                .push(format!("{kept} takes no sessions: ALTER DATABASE {kept} WITH ALLOW_CONNECTIONS true"));
+            // It may be the session that broke.
+            opened = match self.tools.session("postgres").await {
+                Ok(mut again) => {
+                    let opened = execute(&mut again, open.clone()).await;
+                    postgres::leave(again).await;
+                    opened
+                }
+                Err(fault) => Err(fault),
+            };
         }
+        if opened.is_err() {
+            self.is_closed = renamed.is_err();
+            self.done.notes.push(format!("{closed} takes no sessions: {open}"));
+        }
+        renamed?;
         self.done
             .notes
             .push(format!("the replaced database takes room until somebody drops it: DROP DATABASE {kept}"));

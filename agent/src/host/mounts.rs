@@ -52,6 +52,8 @@ pub struct Room {
     pub available: u64,
     pub inodes: u64,
     pub inodes_free: u64,
+    /// Tells the filesystem from another one that takes its place on the same device; 0 where it has no number.
+    pub id: u64,
 }
 
 impl Room {
@@ -222,8 +224,8 @@ impl Mount {
 pub struct Mounts {
     /// Mount points that were asked and have not answered yet.
     asked: Arc<Mutex<HashSet<PathBuf>>>,
-    /// By device: when, and how much was used.
-    looks: Mutex<HashMap<String, VecDeque<(Instant, u64)>>>,
+    /// By device and filesystem: when, and how much was used.
+    looks: Mutex<HashMap<(String, u64), VecDeque<(Instant, u64)>>>,
 }
 
 impl Mounts {
@@ -237,6 +239,7 @@ impl Mounts {
             available: found.f_bavail * found.f_frsize,
             inodes: found.f_files,
             inodes_free: found.f_ffree,
+            id: found.f_fsid,
         })
     }
 
@@ -280,7 +283,7 @@ impl Mounts {
     pub fn growth(&self, mount: &Mount, room: &Room, now: Instant) -> Option<Growth> {
         let used = room.total.saturating_sub(room.free);
         let mut all = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
-        let looks = all.entry(mount.device.clone()).or_default();
+        let looks = all.entry((mount.device.clone(), room.id)).or_default();
         if looks.back().is_none_or(|(at, _)| now.duration_since(*at) >= EVERY) {
             looks.push_back((now, used));
         }
@@ -362,7 +365,7 @@ mod tests {
     #[test]
     fn percentages_are_those_of_df() {
         // 0.001 % used is 1 %, and what root keeps for itself is not there for others.
-        let room = Room { total: 1000, free: 50, available: 0, inodes: 10, inodes_free: 10 };
+        let room = Room { total: 1000, free: 50, available: 0, inodes: 10, inodes_free: 10, id: 1 };
         assert_eq!((room.used_percent(), room.inodes_percent()), (100, 0));
         let room = Room { total: 100_000, free: 99_999, available: 99_999, ..Room::default() };
         assert_eq!((room.used_percent(), room.inodes_percent()), (1, 0));
@@ -382,6 +385,9 @@ mod tests {
         assert_eq!(mounts.growth(&mount, &room(1000), begun), None);
         let grown = mounts.growth(&mount, &room(4000), begun + Duration::from_secs(1800)).unwrap();
         assert_eq!(grown, Growth { bytes_per_hour: 6000, full_in_s: 3600 });
+        // Another filesystem on the same device has not grown by what that one held.
+        let anew = Room { id: 7, ..room(9000) };
+        assert_eq!(mounts.growth(&mount, &anew, begun + Duration::from_secs(1800)), None);
     }
 
     #[tokio::test]

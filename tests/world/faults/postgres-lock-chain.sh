@@ -4,9 +4,9 @@
 break_it() {
     hold world-lock-root report 'BEGIN; LOCK TABLE knowledge_documents IN SHARE MODE;'
     poll 10 locks_are "granted AND mode = 'ShareLock'" 1
-    hold world-lock-middle shop 'BEGIN; UPDATE knowledge_documents SET updated_at = now();'
+    hold world-lock-middle shop 'BEGIN; UPDATE knowledge_documents SET updated_at = now(); COMMIT;'
     poll 10 locks_are 'NOT granted' 1
-    hold world-lock-last shop 'BEGIN; LOCK TABLE knowledge_documents IN ACCESS EXCLUSIVE MODE;'
+    hold world-lock-last shop 'BEGIN; LOCK TABLE knowledge_documents IN ACCESS EXCLUSIVE MODE; COMMIT;'
     poll 10 locks_are 'NOT granted' 2
     poll 15 waited_for 6
 }

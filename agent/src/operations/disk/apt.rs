@@ -169,17 +169,20 @@ async fn removable(cx: &Context) -> Result<Vec<String>, Fault> {
 }
 
 async fn apt(cx: &Context, words: &[&str], packages: &[&str]) -> Result<Exit, Fault> {
-    let exit = Child::new("apt-get")
+    let child = Child::new("apt-get")
         .map_err(cannot_run)?
         .args(words.iter().chain(packages).copied())
         .env("DEBIAN_FRONTEND", "noninteractive")
         .keep(1024 * 1024)
-        .sink(&*cx.output)
-        .run(cx.deadline)
-        .await
-        .map_err(cannot_run)?;
+        .sink(&*cx.output);
+    let simulates = words.contains(&"--simulate");
+    let exit = if simulates { child.run(cx.deadline).await } else { cx.act(child).await };
+    let exit = exit.map_err(cannot_run)?;
     if exit.timed_out {
         return Err(timed_out("apt-get"));
+    }
+    if exit.stopped {
+        return Err(Fault::stopped("apt-get"));
     }
     if exit.success() {
         return Ok(exit);

@@ -18,6 +18,9 @@ use super::{
 /// What of the kept is shown.
 const SHOWN: usize = 100;
 
+/// How the engine words a disk that is full.
+const FULL: &str = "no space left on device";
+
 /// In this order: an image may be free only once its container is gone.
 const ORDER: [&str; 5] = ["container", "image", "build_cache", "network", "volume"];
 
@@ -157,16 +160,31 @@ async fn remove(
     };
     let before = room::available(&cx.host, &table, &place).await;
     let (mut removed, mut left) = (Vec::new(), Vec::new());
-    for kind in ORDER {
-        for object in prepared.iter().filter(|object| object.kind == kind) {
+    let mut due: Vec<&DockerObject> =
+        ORDER.iter().flat_map(|kind| prepared.iter().filter(move |object| object.kind == *kind)).collect();
+    loop {
+        let (mut again, removed_before) = (Vec::new(), removed.len());
+        for object in due {
             match one(object, kinds, &inventory, cx).await {
                 Ok(()) => removed.push(object.clone()),
-                Err(reason) => left.push(LeftAlone { name: format!("{kind} {}", object.name), reason }),
+                Err(reason) if reason.contains(FULL) => again.push((object, reason)),
+                Err(reason) => left.push(left_alone(object, reason)),
             }
         }
+        // On a disk without a byte to spare the engine cannot even write down that an image goes. What went meanwhile, a
+        // build's cache say, may have made the room that it takes.
+        if again.is_empty() || removed.len() == removed_before {
+            left.extend(again.into_iter().map(|(object, reason)| left_alone(object, reason)));
+            break;
+        }
+        due = again.into_iter().map(|(object, _)| object).collect();
     }
     let after = room::available(&cx.host, &table, Path::new(&place)).await;
     Ok((removed, left, after.saturating_sub(before)))
+}
+
+fn left_alone(object: &DockerObject, reason: String) -> LeftAlone {
+    LeftAlone { name: format!("{} {}", object.kind, object.name), reason }
 }
 
 /// Removes one object, if it is what it was and nobody's.

@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     fn room(total: u64, available: u64) -> Room {
-        Room { total, free: available, available, inodes: 0, inodes_free: 0 }
+        Room { total, free: available, available, ..Room::default() }
     }
 
     #[test]

@@ -13,7 +13,10 @@ use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use vigie_proto::operation::{OPERATIONS, Operation};
 
-use crate::host::redaction::{Secret, of_variable};
+use crate::host::{
+    child::keeper,
+    redaction::{Secret, of_variable},
+};
 
 /// Where a package puts the settings.
 const SETTINGS: &str = "/etc/vigie/agent.toml";
@@ -41,6 +44,12 @@ pub enum Command {
     /// Look at or write this host's policy.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Run a program that an order asked for, apart from the agent: the agent's own business.
+    #[command(name = keeper::COMMAND, hide = true)]
+    Keep {
+        /// What to run, as an agent wrote it down.
+        folder: PathBuf,
+    },
     /// Print the journal: what this host was ordered to do, did and refused, each line with its place in the hash chain.
     Journal {
         /// Where the agent keeps its state.

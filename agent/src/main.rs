@@ -18,6 +18,7 @@ use vigie_agent::{
     enrolled::Enrolled,
     host::{
         Host,
+        child::keeper,
         clock::SystemClock,
         dispatch::{Dispatch, Parts},
         docker::Engine,
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         Command::Enroll(args) => enroll(&args),
         Command::Policy(command) => policy(command),
         Command::Journal { state } => journal(&state),
+        Command::Keep { folder } => keeper::keep(&folder).map_err(Into::into),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

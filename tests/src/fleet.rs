@@ -74,9 +74,30 @@ impl Fleet {
     /// # Panics
     /// When it does not.
     pub fn start_controller(&mut self) {
+        self.start_controller_that(None);
+    }
+
+    /// Starts a controller that dies when it first comes to a place (see `vigie-failpoint`), and waits until it listens.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn start_controller_dying_at(&mut self, point: &str) {
+        self.start_controller_that(Some(point));
+    }
+
+    /// Waits until the controller has died by itself.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn await_controllers_death(&mut self) {
+        await_death(&mut self.controller);
+    }
+
+    fn start_controller_that(&mut self, dies_at: Option<&str>) {
         let controller = Command::new(binary("vigie-controller"))
             .args(["serve", "--state"])
             .arg(self.path("controller"))
+            .envs(dies_at.map(|point| ("VIGIE_DIE_AT", point)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log(&self.path("controller.log")))
@@ -90,6 +111,18 @@ impl Fleet {
     /// Ends the controller without warning.
     pub fn kill_controller(&mut self) {
         kill(&mut self.controller);
+    }
+
+    /// Ends the controller as systemd would, and waits until it has kept what it knows.
+    ///
+    /// # Panics
+    /// When there is none, or it does not end.
+    pub fn stop_controller(&mut self) {
+        let Some(mut controller) = self.controller.take() else { panic!("no controller runs") };
+        let asked = Command::new("kill").args(["-TERM", &controller.id().to_string()]).status();
+        assert!(asked.is_ok_and(|status| status.success()), "the controller cannot be asked to stop");
+        let ended = controller.wait();
+        assert!(ended.is_ok_and(|status| status.success()), "the controller did not stop as it should");
     }
 
     /// `vigiectl` as ada.
@@ -109,6 +142,14 @@ impl Fleet {
     /// # Panics
     /// When any of it fails.
     pub fn add_agent(&self, name: &str, policy: &str) -> AgentProcess {
+        self.add_agent_with(name, policy, "")
+    }
+
+    /// The same, with more in its settings.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn add_agent_with(&self, name: &str, policy: &str, settings: &str) -> AgentProcess {
         let folder = self.path(name);
         let made = fs::create_dir(&folder)
             .and_then(|()| fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)));
@@ -116,7 +157,7 @@ impl Fleet {
         let token = self.vigiectl(&["hosts", "token", name]).exits(0);
         write(&folder.join("token"), &token.stdout);
         write(&folder.join("policy.toml"), policy);
-        write(&folder.join("agent.toml"), &format!("policy = {:?}\n", folder.join("policy.toml")));
+        write(&folder.join("agent.toml"), &format!("policy = {:?}\n{settings}", folder.join("policy.toml")));
         let enroll = Command::new(binary("vigie-agent"))
             .args(["enroll", "--token-file"])
             .arg(folder.join("token"))
@@ -165,9 +206,30 @@ impl AgentProcess {
     /// # Panics
     /// When it cannot be started.
     pub fn start(&mut self) {
+        self.start_that(None);
+    }
+
+    /// Starts an agent that dies when it first comes to a place (see `vigie-failpoint`).
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_dying_at(&mut self, point: &str) {
+        self.start_that(Some(point));
+    }
+
+    /// Waits until the agent has died by itself.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn await_death(&mut self) {
+        await_death(&mut self.process);
+    }
+
+    fn start_that(&mut self, dies_at: Option<&str>) {
         let agent = Command::new(binary("vigie-agent"))
             .args(["run", "--state"])
             .arg(self.folder.join("state"))
+            .envs(dies_at.map(|point| ("VIGIE_DIE_AT", point)))
             .arg("--config")
             .arg(self.folder.join("agent.toml"))
             .stdin(Stdio::null())
@@ -180,6 +242,28 @@ impl AgentProcess {
     /// Ends the agent without warning.
     pub fn kill(&mut self) {
         kill(&mut self.process);
+    }
+
+    /// Ends what keeps the programs of orders, and those programs: as a machine does that goes down.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn kill_keepers(&self) {
+        let children = self.state().join("children");
+        let folders = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let locks = folders(&children).collect::<Vec<_>>().into_iter().flat_map(|order| {
+            folders(&order).map(|program| program.join("lock")).collect::<Vec<_>>()
+        });
+        let keepers: Vec<String> = locks.filter_map(|lock| fs::read_to_string(lock).ok()).collect();
+        assert!(!keepers.is_empty(), "nothing is kept in {}", children.display());
+        for keeper in keepers {
+            let tasks = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap_or_default();
+            // The keeper first, so that it sees nothing; then each program's group.
+            for victim in std::iter::once(keeper).chain(tasks.split_whitespace().map(|task| format!("-{task}"))) {
+                let killed = Command::new("kill").args(["-KILL", "--", &victim]).status();
+                assert!(killed.is_ok_and(|status| status.success()), "{victim} was not killed");
+            }
+        }
     }
 
     /// The agent's state folder.
@@ -200,6 +284,13 @@ fn kill(process: &mut Option<Child>) {
         let _ = process.kill();
         let _ = process.wait();
     }
+}
+
+fn await_death(process: &mut Option<Child>) {
+    wait_until("a program dies where it was to", || {
+        process.as_mut().is_none_or(|process| matches!(process.try_wait(), Ok(Some(_))))
+    });
+    *process = None;
 }
 
 fn write(path: &Path, text: &str) {

@@ -1,20 +1,32 @@
 //! Where a request meets the host: may it run here, and then run it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use prost::Message as _;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use vigie_proto::{
     id::TaskId,
-    v1::{Failure, Outcome, request, result},
+    v1::{self, Failure, Outcome, OutcomeStatus, OutputSource, request, result},
 };
 
 use super::{
     Host,
-    child::OutputSink,
+    child::{
+        OutputSink,
+        keeper::{self, Keeping},
+    },
+    journal::Started,
     redaction::{Patterns, RedactionError},
 };
-use crate::operations::{self, Context};
+use crate::operations::{
+    self, Context,
+    witness::{self, Begun, Witness},
+};
+
+/// How long a look at what became of an order may take.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// A request that this host's policy lets an order run.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +43,8 @@ pub struct Ordered {
     pub order: TaskId,
     /// For what loses something: what its preview found, which is what was signed for.
     pub prepared: Option<result::Operation>,
+    /// Says that a person ended the run: a program that runs is stopped then.
+    pub stop: CancellationToken,
 }
 
 /// Decides and runs. A trait, so that tests and simulations need no real host.
@@ -50,6 +64,13 @@ pub trait Executor: Send + Sync + 'static {
         output: Arc<dyn OutputSink>,
         ordered: Option<Ordered>,
     ) -> Outcome;
+
+    /// Finds out what became of an order that began at this time and whose end nobody saw. Waits for programs of it that still run;
+    /// never runs anything again.
+    async fn look_back(&self, order: TaskId, begun: &Started, at_ms: i64) -> Witness;
+
+    /// Lets go of what was kept of an order until its end was written down.
+    fn forget(&self, order: TaskId);
 
     /// What must not leave the host.
     ///
@@ -90,21 +111,99 @@ impl Executor for Arc<Host> {
         output: Arc<dyn OutputSink>,
         ordered: Option<Ordered>,
     ) -> Outcome {
+        let order = ordered.as_ref().map(|ordered| ordered.order);
         let context = Context {
-            host: Arc::clone(self),
             deadline,
             output,
             ordered: ordered.is_some(),
-            order: ordered.as_ref().map(|ordered| ordered.order),
+            order,
+            keeping: order.and_then(|order| self.keeping(order)),
+            stop: ordered.as_ref().map(|ordered| ordered.stop.clone()).unwrap_or_default(),
             prepared: ordered.and_then(|ordered| ordered.prepared),
+            host: Arc::clone(self),
         };
-        match operations::run(operation.clone(), &context).await {
+        let began_ms = chrono::Utc::now().timestamp_millis();
+        let mut outcome: Outcome = match operations::run(operation.clone(), &context).await {
             Ok(result) => Outcome::succeeded(result),
             Err(fault) => fault.into(),
+        };
+        if let (OutcomeStatus::Cancelled, Some(order)) = (outcome.status(), order) {
+            let begun = Begun {
+                order,
+                operation: operation.clone(),
+                at_ms: began_ms,
+                prepared: context.prepared.clone(),
+                programs: Vec::new(),
+            };
+            outcome.found = witness::after_a_stop(&begun, &self.observing()).await;
+        }
+        outcome
+    }
+
+    async fn look_back(&self, order: TaskId, begun: &Started, at_ms: i64) -> Witness {
+        let Some(mut operation) = begun.request.clone().and_then(|request| request.operation) else {
+            return Witness::Unknown("it asks for something that this agent does not know".to_owned());
+        };
+        // An agent that has just begun knows neither its stacks nor, by them, what must not leave the host.
+        self.stacks().refresh().await;
+        let programs = match self.state() {
+            Some(state) => keeper::programs(state, order).await,
+            None => Ok(Vec::new()),
+        };
+        let programs = match programs {
+            Ok(programs) => programs,
+            Err(error) => return Witness::Silent(format!("what its programs left cannot be read: {error}")),
+        };
+        let prepared = v1::Result::decode(begun.prepared.as_slice()).ok().and_then(|result| result.operation);
+        if let Some(stack) = operation.stack_mut()
+            && stack.is_empty()
+        {
+            stack.clone_from(&begun.stack);
+        }
+        witness::look(&Begun { order, operation, at_ms, prepared, programs }, &self.observing()).await
+    }
+
+    fn forget(&self, order: TaskId) {
+        if let Some(state) = self.state() {
+            keeper::forget(state, order);
         }
     }
 
     fn secrets(&self) -> Result<Arc<Patterns>, RedactionError> {
         Host::secrets(self)
+    }
+}
+
+/// Nobody watches a look.
+struct Quiet;
+
+impl OutputSink for Quiet {
+    fn write(&self, _: OutputSource, _: &[u8]) {}
+}
+
+impl Host {
+    /// Where the programs of an order are kept; `None` for a host without a state folder, whose programs end with it.
+    fn keeping(&self, order: TaskId) -> Option<Keeping> {
+        match Keeping::new(self.state()?, order) {
+            Ok(keeping) => Some(keeping),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the agent's own program is not known");
+                None
+            }
+        }
+    }
+
+    /// For looks at what became of an order: as an order may, since an order it was.
+    fn observing(self: &Arc<Self>) -> Context {
+        Context {
+            host: Arc::clone(self),
+            deadline: Instant::now() + LOOK,
+            output: Arc::new(Quiet),
+            ordered: true,
+            order: None,
+            keeping: None,
+            stop: CancellationToken::new(),
+            prepared: None,
+        }
     }
 }

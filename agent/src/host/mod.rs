@@ -49,6 +49,7 @@ pub struct Host {
     settings: Settings,
     privileged: bool,
     changes: Changes,
+    state: Option<PathBuf>,
     journal: Option<PathBuf>,
 }
 
@@ -65,6 +66,7 @@ impl Host {
             settings,
             privileged,
             changes: Changes::default(),
+            state: None,
             journal: None,
         }
     }
@@ -73,6 +75,7 @@ impl Host {
     #[must_use]
     pub fn remembering(mut self, state: &Path, journal: &Path) -> Self {
         self.changes = Changes::open(state);
+        self.state = Some(state.to_owned());
         self.journal = Some(journal.to_owned());
         self
     }
@@ -80,6 +83,11 @@ impl Host {
     /// What changed here, as far as the agent saw it.
     pub fn changes(&self) -> &Changes {
         &self.changes
+    }
+
+    /// The agent's state folder; `None` for a host that keeps nothing.
+    pub fn state(&self) -> Option<&Path> {
+        self.state.as_deref()
     }
 
     /// The journal's folder; `None` for a host that keeps none.

@@ -325,7 +325,7 @@ fn up_command(build: bool, services: &[String]) -> Vec<String> {
 async fn call(cx: &Context, stack: &KnownStack, words: Vec<String>) -> Result<Exit, Fault> {
     let compose = cx.host.stacks().compose().find(cx.deadline.min(Instant::now() + FIND)).await?;
     let child = compose.child(stack, words).map_err(cannot_run)?.sink(&*cx.output);
-    child.run(cx.deadline).await.map_err(cannot_run)
+    cx.act(child).await.map_err(cannot_run)
 }
 
 /// `compose version` answers at once.
@@ -337,9 +337,12 @@ fn output(cx: &Context, exit: &Exit) -> Vec<String> {
 }
 
 /// Why a call of Compose was no success.
-fn ended(exit: &Exit, what: &str) -> Option<Fault> {
+pub(super) fn ended(exit: &Exit, what: &str) -> Option<Fault> {
     if exit.timed_out {
         return Some(timed_out(what));
+    }
+    if exit.stopped {
+        return Some(Fault::stopped(what));
     }
     (!exit.success())
         .then(|| Fault::failed("compose_failed", format!("`{what}` failed: {}", last_words(exit))))

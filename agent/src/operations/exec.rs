@@ -4,7 +4,7 @@ use vigie_proto::v1::{ExecRequest, ExecResult, result};
 
 use super::{Context, Fault, text::captured};
 use crate::host::{
-    child::Child,
+    child::{Child, Exit},
     stacks::compose::{cannot_run, timed_out},
 };
 
@@ -16,9 +16,14 @@ pub(super) async fn exec(request: ExecRequest, cx: &Context) -> Result<ExecResul
     })?;
     let child = child.args(request.args).sink(&*cx.output);
     let program = child.program().to_string_lossy().into_owned();
-    let exit = child.run(cx.deadline).await.map_err(cannot_run)?;
+    let exit = cx.act(child).await.map_err(cannot_run)?;
+    ended(&program, &exit, cx)
+}
+
+/// What a program's end means.
+pub(super) fn ended(program: &str, exit: &Exit, cx: &Context) -> Result<ExecResult, Fault> {
     let result = ExecResult {
-        program: program.clone(),
+        program: program.to_owned(),
         exit_code: exit.code,
         signal: exit.signal,
         stdout: Some(captured(&cx.host, &exit.stdout)),
@@ -28,7 +33,9 @@ pub(super) async fn exec(request: ExecRequest, cx: &Context) -> Result<ExecResul
         return Ok(result);
     }
     let fault = if exit.timed_out {
-        timed_out(&program)
+        timed_out(program)
+    } else if exit.stopped {
+        Fault::stopped(program)
     } else if exit.signal != 0 {
         Fault::failed("program_killed", format!("{program} was ended by signal {}", exit.signal))
     } else {

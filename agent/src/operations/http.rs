@@ -167,6 +167,8 @@ fn scalars(fields: &serde_json::Map<String, serde_json::Value>) -> impl Iterator
 mod tests {
     use std::sync::Arc;
 
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
 
     const LONG: Duration = Duration::from_secs(20);
@@ -206,6 +208,8 @@ mod tests {
                 ordered,
                 order: None,
                 prepared: None,
+                keeping: None,
+                stop: CancellationToken::new(),
             },
             folder,
         )

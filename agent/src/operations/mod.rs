@@ -21,16 +21,18 @@ mod redis;
 mod sockets;
 mod text;
 mod units;
+pub mod witness;
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use vigie_proto::{
     id::TaskId,
     v1::{Failure, Outcome, OutcomeStatus, request, result},
 };
 
-use crate::host::child::OutputSink;
+use crate::host::child::{Child, ChildError, Exit, OutputSink, keeper::Keeping};
 
 /// What an operation may use.
 pub struct Context {
@@ -48,6 +50,32 @@ pub struct Context {
     /// For an operation that loses something: what its preview found when the order was prepared, which is what the
     /// operator signed for. The operation acts on nothing else.
     pub prepared: Option<result::Operation>,
+    /// Where the programs of an order go on without the agent; `None` for a probe, whose programs end with it.
+    pub keeping: Option<Keeping>,
+    /// Says that a person ended the run.
+    pub stop: CancellationToken,
+}
+
+impl Context {
+    /// Runs a program that acts: one that goes on when the agent does not, and that is stopped when a person ends the run.
+    ///
+    /// # Errors
+    /// When it cannot be started, or its end was not seen.
+    pub async fn act(&self, child: Child<'_>) -> Result<Exit, ChildError> {
+        self.act_until(child, self.deadline).await
+    }
+
+    /// As [`act`](Self::act), with a deadline of its own.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn act_until(&self, child: Child<'_>, deadline: Instant) -> Result<Exit, ChildError> {
+        let child = child.stop(self.stop.clone());
+        match &self.keeping {
+            Some(keeping) => child.run_kept(keeping, deadline).await,
+            None => child.run(deadline).await,
+        }
+    }
 }
 
 /// Why an operation did not do what it is for.
@@ -73,6 +101,16 @@ impl Fault {
     /// The host lacks the component that was asked about, so that nothing was tried: `docker` becomes `docker_absent`.
     pub fn absent(component: &str, message: impl std::fmt::Display) -> Self {
         Self::refused(&format!("{component}_absent"), message)
+    }
+
+    /// A person ended the run while it was under way.
+    pub fn stopped(what: &str) -> Self {
+        Self {
+            status: OutcomeStatus::Cancelled,
+            failure: Failure::new("stopped", format!("`{what}` was stopped while it ran, since the run was ended"))
+                .hint("look at what it had done until then"),
+            partial: None,
+        }
     }
 
     /// Adds what to do next.

@@ -6,6 +6,7 @@
 
 mod challenges;
 mod denials;
+mod known;
 mod live;
 mod order;
 mod probe;
@@ -28,8 +29,8 @@ use vigie_proto::{
     id::TaskId,
     order::{CLOCK_ALLOWANCE_MS, Refusal},
     v1::{
-        Acknowledge, Execute, Failure, Finished, Hello, HostState, Leaf, Manifest, Outcome, OutcomeStatus,
-        Prepare, PreparedOrder, Probe, ProbeResult, Started, ToAgent, from_agent, to_agent,
+        Acknowledge, Execute, Failure, Finished, HostState, Leaf, Manifest, Outcome, OutcomeStatus, Prepare,
+        PreparedOrder, Probe, ProbeResult, Started, ToAgent, from_agent, to_agent,
     },
 };
 
@@ -40,7 +41,7 @@ use shared::{Event, Kept, Shared};
 use super::{
     clock::Clock,
     executor::Executor,
-    journal::{self, Denied, Standing},
+    journal::{self, Denied},
     message::{Inbox, Outbox},
     trust::Trust,
     watch::Watching,
@@ -70,11 +71,23 @@ pub struct Parts {
     pub boot_id: String,
 }
 
-/// An order that this process carries out.
-#[derive(Debug, Clone, Copy)]
-enum Underway {
-    Waiting,
-    Running { since_ms: i64 },
+/// An order that this process carries out, or an earlier one began whose end is being found out.
+#[derive(Debug, Clone)]
+struct Underway {
+    /// Since when it runs, by the host's clock; `None` before.
+    since_ms: Option<i64>,
+    /// Says that a person ended the run.
+    stop: CancellationToken,
+}
+
+impl Underway {
+    fn waiting() -> Self {
+        Self { since_ms: None, stop: CancellationToken::new() }
+    }
+
+    fn running(since_ms: i64) -> Self {
+        Self { since_ms: Some(since_ms), ..Self::waiting() }
+    }
 }
 
 /// The loop's state.
@@ -88,8 +101,9 @@ pub struct Dispatch {
     connected: bool,
     underway: BTreeMap<TaskId, Underway>,
     /// Outcomes that could not be written to the journal.
-    unsaved: BTreeMap<TaskId, Outcome>,
-    /// Refusals that could not be, with the last moment at which each order could have started.
+    unsaved: BTreeMap<TaskId, (String, Outcome)>,
+    /// Refusals that could not be, with the last moment at which each order could have started. And orders of ended runs
+    /// that have not come yet.
     refused: BTreeMap<TaskId, (i64, Outcome)>,
     probing: JoinSet<()>,
     ordered: JoinSet<()>,
@@ -175,41 +189,6 @@ impl Dispatch {
         }
     }
 
-    /// Orders that had begun when the agent last ended are in doubt: nobody knows how far they came, and they are never
-    /// run again.
-    async fn open(&mut self) {
-        let opened = journal::Opened {
-            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            boot_id: self.boot_id.clone(),
-            incarnation: self.trust.incarnation,
-        };
-        let now_ms = self.shared.clock.now_ms();
-        if let Err(error) = self.shared.journal.opened(opened, now_ms).await {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                hint = error.hint(),
-                "orders will be refused"
-            );
-        }
-        let begun: Vec<_> = self.shared.journal.index().started().collect();
-        for order in begun {
-            let outcome = order::in_doubt(
-                "agent_restarted",
-                "the agent ended while the order ran, and nobody knows how far it came",
-            );
-            tracing::warn!(%order, "an order is in doubt");
-            let finished = journal::Finished {
-                order: order.to_string(),
-                outcome: outcome.encode_to_vec(),
-                ..Default::default()
-            };
-            if let Err(error) = self.shared.journal.finished(order, finished, now_ms).await {
-                tracing::error!(%order, error = &error as &dyn std::error::Error, "the doubt is not in the journal");
-                self.unsaved.insert(order, outcome);
-            }
-        }
-    }
-
     async fn take(&mut self, message: Inbox, stopping: bool) {
         match message {
             Inbox::Connected => {
@@ -222,6 +201,7 @@ impl Dispatch {
                 to_agent::Message::Prepare(prepare) if !stopping => self.prepare(prepare).await,
                 to_agent::Message::Execute(execute) if !stopping => self.execute(&execute).await,
                 to_agent::Message::Acknowledge(acknowledge) => self.acknowledge(&acknowledge),
+                to_agent::Message::Cancel(cancel) => self.cancel(&cancel).await,
                 to_agent::Message::Watch(watch) => {
                     self.watching.asked.send_if_modified(|asked| {
                         let changed = *asked != watch;
@@ -243,34 +223,6 @@ impl Dispatch {
                     "the controller sent a message that this agent does not know; a newer agent may"
                 );
             }
-        }
-    }
-
-    /// Says Hello, then every outcome that the controller has not acknowledged.
-    async fn greet(&mut self) {
-        let (mut outcomes, audit_head) = {
-            let index = self.shared.journal.index();
-            let outcomes: BTreeMap<_, _> = index
-                .unacknowledged()
-                .filter_map(|(order, outcome)| Some((order, Outcome::decode(&outcome[..]).ok()?)))
-                .collect();
-            (outcomes, index.audit_head())
-        };
-        outcomes.extend(self.unsaved.iter().map(|(order, outcome)| (*order, outcome.clone())));
-        let running =
-            self.underway.iter().filter(|(_, underway)| matches!(underway, Underway::Running { .. }));
-        let hello = Hello {
-            incarnation: self.trust.incarnation,
-            boot_id: self.boot_id.clone(),
-            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            audit_head: Some(audit_head),
-            unacknowledged: outcomes.keys().map(ToString::to_string).collect(),
-            running: running.map(|(order, _)| order.to_string()).collect(),
-            state: self.state.borrow_and_update().as_deref().cloned(),
-        };
-        self.send(from_agent::Message::Hello(hello)).await;
-        for (order, outcome) in outcomes {
-            self.send_finished(order, outcome).await;
         }
     }
 
@@ -327,6 +279,7 @@ impl Dispatch {
     }
 
     async fn execute(&mut self, execute: &Execute) {
+        vigie_failpoint::reached("agent.received");
         let claimed =
             Leaf::decode(execute.leaf.as_slice()).ok().and_then(|leaf| leaf.order.parse::<TaskId>().ok());
         let now_ms = self.shared.clock.now_ms();
@@ -349,7 +302,7 @@ impl Dispatch {
         match (verdict, prepared) {
             (Ok(verified), Err(failure)) => {
                 tracing::warn!(order = %verified.order(), code = failure.code, reason = failure.message, "an order is refused");
-                self.underway.insert(verified.order(), Underway::Waiting);
+                self.underway.insert(verified.order(), Underway::waiting());
                 self.noting.spawn(order::refuse(Arc::clone(&self.shared), verified, failure));
             }
             (Ok(verified), Ok(prepared)) if self.ordered.len() < ORDERS => {
@@ -358,68 +311,19 @@ impl Dispatch {
                     %order, run = %verified.run(), person = verified.person(), operation = verified.operation().name,
                     "an order came"
                 );
-                self.underway.insert(order, Underway::Waiting);
-                self.ordered.spawn(order::carry_out(Arc::clone(&self.shared), verified, prepared));
+                let underway = Underway::waiting();
+                let stop = underway.stop.clone();
+                self.underway.insert(order, underway);
+                self.ordered.spawn(order::carry_out(Arc::clone(&self.shared), verified, prepared, stop));
             }
             (Ok(verified), Ok(_)) => {
                 let failure =
                     Failure::new("busy", format!("{ORDERS} orders are under way on this host already"))
                         .hint("wait until some have ended");
-                self.underway.insert(verified.order(), Underway::Waiting);
+                self.underway.insert(verified.order(), Underway::waiting());
                 self.noting.spawn(order::refuse(Arc::clone(&self.shared), verified, failure));
             }
             (Err(refusal), _) => self.refuse(claimed, execute, &refusal, now_ms).await,
-        }
-    }
-
-    /// Answers for an order that was seen before.
-    async fn known(&mut self, order: TaskId) -> bool {
-        match self.underway.get(&order) {
-            Some(Underway::Running { since_ms }) => {
-                let started = Started { order: order.to_string(), at_ms: *since_ms };
-                self.send(from_agent::Message::Started(started)).await;
-                return true;
-            }
-            Some(Underway::Waiting) => return true,
-            None => {}
-        }
-        if let Some(outcome) = self.unsaved.get(&order).cloned() {
-            self.send_finished(order, outcome).await;
-            return true;
-        }
-        if let Some((until_ms, outcome)) = self.refused.get(&order)
-            && *until_ms >= self.shared.clock.now_ms()
-        {
-            self.send_finished(order, outcome.clone()).await;
-            return true;
-        }
-        match self.shared.journal.standing(order) {
-            None => false,
-            Some(Standing::Started { at_ms }) => {
-                // It ran in this process and its end is on its way, or its doubt could not be written down.
-                let started = Started { order: order.to_string(), at_ms };
-                self.send(from_agent::Message::Started(started)).await;
-                true
-            }
-            Some(Standing::Finished { outcome, .. }) => {
-                if let Ok(outcome) = Outcome::decode(&outcome[..]) {
-                    self.send_finished(order, outcome).await;
-                }
-                true
-            }
-            Some(Standing::Acknowledged { .. }) => {
-                let shared = Arc::clone(&self.shared);
-                self.noting.spawn(async move {
-                    match shared.journal.outcome(order).await {
-                        Ok(Some(outcome)) => shared.event(Event::Finished { order, outcome, kept: Kept::No }),
-                        Ok(None) => tracing::warn!(%order, "the outcome of an order is not in the journal any more"),
-                        Err(error) => {
-                            tracing::error!(%order, error = &error as &dyn std::error::Error, "an outcome cannot be read");
-                        }
-                    }
-                });
-                true
-            }
         }
     }
 
@@ -440,7 +344,7 @@ impl Dispatch {
                 person: manifest.person,
                 start_by_ms: manifest.not_after_ms.saturating_add(CLOCK_ALLOWANCE_MS),
             };
-            self.underway.insert(order, Underway::Waiting);
+            self.underway.insert(order, Underway::waiting());
             let shared = Arc::clone(&self.shared);
             let until = Kept::Until(finished.start_by_ms);
             self.noting.spawn(async move { shared.finish(order, finished, outcome, until).await });
@@ -456,11 +360,12 @@ impl Dispatch {
             self.note(move |shared| async move { shared.journal.denied(denied, now_ms).await });
         }
         if let Some(order) = claimed {
-            self.send_finished(order, outcome).await;
+            self.send_finished(order, String::new(), outcome).await;
         }
     }
 
     fn acknowledge(&mut self, acknowledge: &Acknowledge) {
+        vigie_failpoint::reached("agent.acknowledged");
         let orders: Vec<TaskId> = acknowledge.orders.iter().filter_map(|order| order.parse().ok()).collect();
         for order in &orders {
             self.unsaved.remove(order);
@@ -504,14 +409,14 @@ impl Dispatch {
                 self.send_prepared(task, outcome, challenge).await;
             }
             Event::Started { order, at_ms } => {
-                self.underway.insert(order, Underway::Running { since_ms: at_ms });
+                self.underway.entry(order).or_insert_with(Underway::waiting).since_ms = Some(at_ms);
                 let started = Started { order: order.to_string(), at_ms };
                 self.send(from_agent::Message::Started(started)).await;
             }
-            Event::Finished { order, outcome, kept } => {
+            Event::Finished { order, run, outcome, kept } => {
                 self.underway.remove(&order);
                 match kept {
-                    Kept::Loop => drop(self.unsaved.insert(order, outcome.clone())),
+                    Kept::Loop => drop(self.unsaved.insert(order, (run.clone(), outcome.clone()))),
                     Kept::Until(until_ms) => {
                         let now_ms = self.shared.clock.now_ms();
                         self.refused.retain(|_, (until_ms, _)| *until_ms >= now_ms);
@@ -519,7 +424,7 @@ impl Dispatch {
                     }
                     Kept::Journal | Kept::No => {}
                 }
-                self.send_finished(order, outcome).await;
+                self.send_finished(order, run, outcome).await;
                 if kept == Kept::Journal {
                     self.send(from_agent::Message::AuditHead(self.shared.journal.audit_head())).await;
                 }
@@ -541,8 +446,8 @@ impl Dispatch {
         }
     }
 
-    async fn send_finished(&self, order: TaskId, outcome: Outcome) {
-        let finished = Finished { order: order.to_string(), outcome: Some(outcome) };
+    async fn send_finished(&self, order: TaskId, run: String, outcome: Outcome) {
+        let finished = Finished { order: order.to_string(), outcome: Some(outcome), run };
         self.send(from_agent::Message::Finished(finished)).await;
     }
 

@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use prost::Message as _;
 use tokio::{sync::OwnedMutexGuard, time::Instant};
+use tokio_util::sync::CancellationToken;
 use vigie_proto::{
     order::{Refusal, Verified},
-    v1::{Failure, Outcome, OutcomeStatus},
+    v1::{self, Failure, Outcome, OutcomeStatus},
 };
 
 use super::{
@@ -21,6 +22,9 @@ use crate::host::{
     journal::{Finished, JournalError, Started},
 };
 
+/// What a preparation found is written down with the order's start up to this size.
+const LONGEST_PREPARED: usize = 64 * 1024;
+
 /// Why an order does not begin.
 enum Stop {
     /// For good: this is its end.
@@ -30,11 +34,17 @@ enum Stop {
 }
 
 /// Carries an order out and tells how it ended.
-pub(super) async fn carry_out(shared: Arc<Shared>, order: Verified, prepared: Option<Prepared>) {
-    match begin(&shared, &order, prepared.as_ref()).await {
+pub(super) async fn carry_out(
+    shared: Arc<Shared>,
+    order: Verified,
+    prepared: Option<Prepared>,
+    stop: CancellationToken,
+) {
+    match begin(&shared, &order, prepared.as_ref(), &stop).await {
         Ok((permitted, since_ms, _alone)) => {
             shared.event(Event::Started { order: order.order(), at_ms: since_ms });
-            let outcome = run(&shared, &order, permitted, prepared).await;
+            let outcome = run(&shared, &order, permitted, prepared, stop).await;
+            vigie_failpoint::reached("agent.done");
             tracing::info!(order = %order.order(), status = outcome.status().word(), "an order ended");
             finish(&shared, &order, outcome, Kept::Loop).await;
         }
@@ -46,7 +56,8 @@ pub(super) async fn carry_out(shared: Arc<Shared>, order: Verified, prepared: Op
         }
         Err(Stop::Passing(failure, kept)) => {
             tracing::warn!(order = %order.order(), code = failure.code, reason = failure.message, "an order is refused");
-            shared.event(Event::Finished { order: order.order(), outcome: Outcome::refused(failure), kept });
+            let (order, run) = (order.order(), order.run().to_string());
+            shared.event(Event::Finished { order, run, outcome: Outcome::refused(failure), kept });
         }
     }
 }
@@ -56,6 +67,7 @@ async fn begin(
     shared: &Shared,
     order: &Verified,
     prepared: Option<&Prepared>,
+    stop: &CancellationToken,
 ) -> Result<(Permitted, i64, Option<OwnedMutexGuard<()>>), Stop> {
     let highest = shared.journal.epoch(order.run());
     if order.epoch() < highest {
@@ -78,7 +90,10 @@ async fn begin(
             let left_ms =
                 u64::try_from(order.start_by_ms().saturating_sub(shared.clock.now_ms())).unwrap_or(0);
             // When the time is up, the check below says so.
-            alone = tokio::time::timeout(Duration::from_millis(left_ms), stack.lock_owned()).await.ok();
+            alone = tokio::select! {
+                waited = tokio::time::timeout(Duration::from_millis(left_ms), stack.lock_owned()) => waited.ok(),
+                () = stop.cancelled() => return Err(withdrawn()),
+            };
             in_time(shared, order)?;
             if alone.is_none() {
                 return Err(expired(order, shared.clock.now_ms()));
@@ -91,6 +106,9 @@ async fn begin(
     if prepared.is_some_and(|prepared| Instant::now() >= prepared.expires) {
         return Err(refused_here(challenges::expired()));
     }
+    if stop.is_cancelled() {
+        return Err(withdrawn());
+    }
     let since_ms = shared.clock.now_ms();
     let started = Started {
         order: order.order().to_string(),
@@ -100,10 +118,13 @@ async fn begin(
         digest: order.digest().to_vec(),
         request: Some(order.request().clone()),
         start_by_ms: order.start_by_ms(),
+        stack: permitted.exclusive.clone().unwrap_or_default(),
+        prepared: prepared.map(witnessed).unwrap_or_default(),
     };
     if let Err(error) = shared.journal.started(order.order(), started, since_ms).await {
         return Err(not_begun(order, &error));
     }
+    vigie_failpoint::reached("agent.started");
     // A slow disk delays a start, and never makes it a late one.
     in_time(shared, order)?;
     Ok((permitted, since_ms, alone))
@@ -125,10 +146,22 @@ fn in_time(shared: &Shared, order: &Verified) -> Result<(), Stop> {
     if now_ms > order.start_by_ms() { Err(expired(order, now_ms)) } else { Ok(()) }
 }
 
-async fn run(shared: &Shared, order: &Verified, permitted: Permitted, prepared: Option<Prepared>) -> Outcome {
+/// What a preparation found, for whoever has to find out later what became of it.
+fn witnessed(prepared: &Prepared) -> Vec<u8> {
+    let result = v1::Result { operation: Some(prepared.result.clone()) };
+    if result.encoded_len() > LONGEST_PREPARED { Vec::new() } else { result.encode_to_vec() }
+}
+
+async fn run(
+    shared: &Shared,
+    order: &Verified,
+    permitted: Permitted,
+    prepared: Option<Prepared>,
+    stop: CancellationToken,
+) -> Outcome {
     let live = Arc::new(Live::new(order.order(), shared.executor.secrets(), shared.outbox.clone()));
     let deadline = Instant::now() + order.timeout();
-    let ordered = Ordered { order: order.order(), prepared: prepared.map(|prepared| prepared.result) };
+    let ordered = Ordered { order: order.order(), prepared: prepared.map(|prepared| prepared.result), stop };
     let ran = probe::run(shared, permitted.operation, deadline, Arc::clone(&live) as _, Some(ordered)).await;
     live.finish();
     // It began, and what it had done when it was cut off is not known.
@@ -155,8 +188,21 @@ async fn finish(shared: &Shared, order: &Verified, outcome: Outcome, otherwise: 
 
 /// An end that nobody knows.
 pub(super) fn in_doubt(code: &str, message: &str) -> Outcome {
-    let failure = Failure::new(code, message).hint("look at the host: the order is never run again");
+    let failure = Failure::new(code, message)
+        .hint("look at the host, and say what you found: `vigiectl runs resolve`; the order is never run again");
     Outcome::ended(OutcomeStatus::InDoubt, failure)
+}
+
+/// A person ended the run before it began.
+fn withdrawn() -> Stop {
+    Stop::Final(Box::new(cancelled()))
+}
+
+/// What an order is told that will not begin any more, since a person ended its run.
+pub(super) fn cancelled() -> Outcome {
+    let failure = Failure::new("withdrawn", "the run was ended before the order began, and it never will")
+        .hint("order it again if it is still wanted");
+    Outcome::ended(OutcomeStatus::Cancelled, failure)
 }
 
 fn expired(order: &Verified, now_ms: i64) -> Stop {

@@ -31,7 +31,7 @@ pub(super) enum Event {
     Probed(ProbeResult),
     Previewed { task: String, run: RunId, request: Request, outcome: Outcome },
     Started { order: TaskId, at_ms: i64 },
-    Finished { order: TaskId, outcome: Outcome, kept: Kept },
+    Finished { order: TaskId, run: String, outcome: Outcome, kept: Kept },
 }
 
 /// Where an outcome is safe until the controller acknowledges it.
@@ -59,7 +59,8 @@ impl Shared {
         Arc::clone(stacks.entry(name.to_owned()).or_default())
     }
 
-    /// Writes an end down and tells it. `otherwise` says where it is kept when the journal does not take it.
+    /// Writes an end down and tells it. `otherwise` says where it is kept when the journal does not take it. What was kept
+    /// of the order until then is let go of once it is not needed any more.
     pub(super) async fn finish(
         &self,
         order: TaskId,
@@ -67,13 +68,18 @@ impl Shared {
         outcome: Outcome,
         otherwise: Kept,
     ) {
+        let run = finished.run.clone();
         let kept = match self.journal.finished(order, finished, self.clock.now_ms()).await {
-            Ok(()) => Kept::Journal,
+            Ok(()) => {
+                vigie_failpoint::reached("agent.finished");
+                self.executor.forget(order);
+                Kept::Journal
+            }
             Err(error) => {
                 tracing::error!(%order, error = &error as &dyn std::error::Error, hint = error.hint(), "an end is not in the journal");
                 otherwise
             }
         };
-        self.event(Event::Finished { order, outcome, kept });
+        self.event(Event::Finished { order, run, outcome, kept });
     }
 }

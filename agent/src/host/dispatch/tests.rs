@@ -10,7 +10,7 @@ use vigie_proto::{
     order::{Batch, Domain, SigningKey, TrustedKeys, digest},
     v1::{
         self, ComposeRestartRequest, ComposeRestartResult, ExecRequest, ExecResult, HostFactsRequest,
-        HostFactsResult, OutputSource, PostgresTerminatePreviewResult, PostgresTerminateRequest,
+        HostFactsResult, Hello, OutputSource, PostgresTerminatePreviewResult, PostgresTerminateRequest,
         PostgresTerminateResult, Request, SignedTrustList, TrustList, TrustedOperator, request, result,
     },
 };
@@ -19,10 +19,11 @@ use super::*;
 use crate::host::{
     child::OutputSink,
     executor::{Ordered, Permitted},
-    journal::{FileStorage, Journal, Service},
+    journal::{FileStorage, Journal, Service, Standing},
     redaction::{Patterns, Redaction, RedactionError},
     watch::line,
 };
+use crate::operations::witness::Witness;
 
 const NOW: i64 = 1_800_000_000_000;
 const SOON: Duration = Duration::from_secs(10);
@@ -46,6 +47,9 @@ struct Scripted {
     env_file: Option<std::path::PathBuf>,
     /// What the latest order was prepared with.
     prepared: Mutex<Option<result::Operation>>,
+    /// What is seen of orders whose end nobody saw, one look after the other; nothing tells any more after the last.
+    seen: Mutex<Vec<Witness>>,
+    forgotten: Mutex<Vec<TaskId>>,
 }
 
 fn preview() -> result::Operation {
@@ -109,6 +113,16 @@ impl Executor for Arc<Scripted> {
             }
             _ => Outcome::succeeded(result::Operation::HostFacts(HostFactsResult::default())),
         }
+    }
+
+    async fn look_back(&self, _: TaskId, begun: &journal::Started, at_ms: i64) -> Witness {
+        assert!(begun.request.is_some() && at_ms > 0, "it knows what began");
+        let mut seen = self.seen.lock().unwrap();
+        if seen.is_empty() { Witness::Unknown("nothing tells".to_owned()) } else { seen.remove(0) }
+    }
+
+    fn forget(&self, order: TaskId) {
+        self.forgotten.lock().unwrap().push(order);
     }
 
     fn secrets(&self) -> Result<Arc<Patterns>, RedactionError> {
@@ -468,12 +482,77 @@ async fn what_was_cut_off_is_in_doubt_and_never_runs_again() {
     agent.end().await;
 
     let mut agent = world.start();
-    assert_eq!(agent.hello().await.unacknowledged, [id(&order)]);
+    let hello = agent.hello().await;
+    assert_eq!([hello.unacknowledged, hello.running].concat(), [id(&order)]);
     let (finished, outcome) = agent.finished().await;
     assert_eq!((finished, code(&outcome)), (id(&order), (OutcomeStatus::InDoubt, "agent_restarted")));
+    assert!(world.executor.forgotten.lock().unwrap().contains(&id(&order).parse().unwrap()));
     agent.execute(&order).await;
     assert_eq!(agent.finished().await.1.status(), OutcomeStatus::InDoubt);
     assert_eq!(world.ran(), 1);
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn what_the_host_shows_of_an_interrupted_order_is_its_outcome() {
+    let silent = || Witness::Silent("Docker does not answer".to_owned());
+    let done = || Witness::Done("it is there".to_owned());
+    let not = Witness::NotDone("it is not there".to_owned());
+    for (seen, status) in [
+        (vec![done()], OutcomeStatus::Succeeded),
+        (vec![not], OutcomeStatus::Failed),
+        // It is asked again while it does not answer.
+        (vec![silent(), done()], OutcomeStatus::Succeeded),
+    ] {
+        let world = World::new(Scripted::default());
+        let mut agent = world.connected().await;
+        let order = world.order(exec("hang", &[]));
+        agent.execute(&order).await;
+        agent.started().await;
+        agent.end().await;
+        *world.executor.seen.lock().unwrap() = seen;
+        let mut agent = world.start();
+        agent.hello().await;
+        let (_, outcome) = agent.finished().await;
+        assert_eq!(outcome.status(), status, "{outcome:?}");
+        // It is written down: another start has nothing to find out.
+        agent.end().await;
+        let mut agent = world.start();
+        let hello = agent.hello().await;
+        assert_eq!((hello.unacknowledged, hello.running), (vec![id(&order)], Vec::new()));
+        assert_eq!(agent.finished().await.1.status(), status);
+        assert_eq!(world.ran(), 1);
+        agent.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_withdrawn_order_never_begins() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    let cancel = |order: &Execute| to_agent::Message::Cancel(v1::Cancel { order: id(order) });
+    // Before it comes.
+    let early = world.order(exec("true", &[]));
+    agent.tell(cancel(&early)).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Cancelled, "withdrawn"));
+    agent.execute(&early).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Cancelled, "withdrawn"));
+    // While it waits for its stack.
+    let first = world.order(restart());
+    agent.execute(&first).await;
+    agent.started().await;
+    let waiting = world.order(restart());
+    agent.execute(&waiting).await;
+    agent.tell(cancel(&waiting)).await;
+    let (finished, outcome) = agent.finished().await;
+    assert_eq!((finished, code(&outcome)), (id(&waiting), (OutcomeStatus::Cancelled, "withdrawn")));
+    assert_eq!(world.ran(), 1);
+    // While it runs, and cannot be stopped; and when it has ended.
+    agent.tell(cancel(&first)).await;
+    world.executor.go_on.notify_one();
+    assert_eq!(agent.finished().await.1.status(), OutcomeStatus::Succeeded);
+    agent.tell(cancel(&first)).await;
+    assert_eq!(agent.finished().await.1.status(), OutcomeStatus::Succeeded);
     agent.end().await;
 }
 

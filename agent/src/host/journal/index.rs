@@ -13,7 +13,7 @@ use super::{Entry, Position, Record, frame::Hash};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
     /// Begun and not known to have ended.
-    Started { at_ms: i64 },
+    Started { at_ms: i64, position: Position },
     /// Ended, or refused; the controller has not said that it knows.
     Finished {
         /// An encoded `Outcome`.
@@ -43,6 +43,7 @@ struct Known {
     start_by_ms: i64,
     /// The last segment that tells of it.
     segment: u64,
+    run: String,
 }
 
 impl Index {
@@ -52,9 +53,9 @@ impl Index {
             Some(Entry::Started(started)) => {
                 self.epoch_seen(&started.run, started.epoch, position.segment);
                 if let Ok(order) = started.order.parse() {
-                    let standing = Standing::Started { at_ms: record.at_ms };
+                    let standing = Standing::Started { at_ms: record.at_ms, position };
                     let (start_by_ms, segment) = (started.start_by_ms, position.segment);
-                    self.orders.insert(order, Known { standing, start_by_ms, segment });
+                    self.orders.insert(order, Known { standing, start_by_ms, segment, run: started.run });
                 }
             }
             Some(Entry::Finished(finished)) => {
@@ -64,7 +65,7 @@ impl Index {
                     // An end that is written down at the next start does not know when the order could still start.
                     let begun_by_ms = self.orders.get(&order).map_or(0, |known| known.start_by_ms);
                     let (start_by_ms, segment) = (finished.start_by_ms.max(begun_by_ms), position.segment);
-                    self.orders.insert(order, Known { standing, start_by_ms, segment });
+                    self.orders.insert(order, Known { standing, start_by_ms, segment, run: finished.run });
                 }
             }
             Some(Entry::Acknowledged(acknowledged)) => {
@@ -100,12 +101,17 @@ impl Index {
             .map(|(order, _)| *order)
     }
 
-    /// The outcomes that the controller has not acknowledged, encoded, oldest order first.
-    pub fn unacknowledged(&self) -> impl Iterator<Item = (TaskId, Arc<[u8]>)> {
+    /// The outcomes that the controller has not acknowledged, encoded, with their orders' runs, oldest order first.
+    pub fn unacknowledged(&self) -> impl Iterator<Item = (TaskId, Arc<[u8]>, String)> {
         self.orders.iter().filter_map(|(order, known)| match &known.standing {
-            Standing::Finished { outcome, .. } => Some((*order, Arc::clone(outcome))),
+            Standing::Finished { outcome, .. } => Some((*order, Arc::clone(outcome), known.run.clone())),
             _ => None,
         })
+    }
+
+    /// The run that an order is for, as far as the journal was told.
+    pub fn run(&self, order: TaskId) -> String {
+        self.orders.get(&order).map(|known| known.run.clone()).unwrap_or_default()
     }
 
     /// The highest epoch that was seen for a run; 0 for none.

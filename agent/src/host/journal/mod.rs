@@ -252,6 +252,22 @@ impl<S: Storage> Journal<S> {
         })
     }
 
+    /// How an order began; `None` when it is not one that has begun and is not known to have ended.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub fn begun(&mut self, order: TaskId) -> Result<Option<Started>, JournalError> {
+        let position = match self.index().standing(order) {
+            Some(Standing::Started { position, .. }) => *position,
+            _ => return Ok(None),
+        };
+        let record = log::read(&mut self.storage, position).map_err(JournalError::Storage)?;
+        Ok(match record.and_then(|record| record.entry) {
+            Some(Entry::Started(started)) => Some(started),
+            _ => None,
+        })
+    }
+
     /// Puts a record on disk, then into the index. `ends` records of the greatest length must find room after it.
     fn append(&mut self, record: Record, ends: usize) -> Result<(), JournalError> {
         let log = match &mut self.log {

@@ -57,6 +57,12 @@ pub struct Started {
     /// The last moment at which it may start.
     #[prost(int64, tag = "7")]
     pub start_by_ms: i64,
+    /// The stack that no other order may change meanwhile; empty for none.
+    #[prost(string, tag = "8")]
+    pub stack: String,
+    /// For what loses something: an encoded `Result` with what its preview had found. Left out where it is too long.
+    #[prost(bytes = "vec", tag = "9")]
+    pub prepared: Vec<u8>,
 }
 
 /// An order ended, or was refused before it began; then this is all that the journal has of it.

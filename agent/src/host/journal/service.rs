@@ -26,6 +26,7 @@ enum Request {
     Acknowledged(Vec<TaskId>, i64, Reply<()>),
     Denied(Denied, i64, Reply<()>),
     Outcome(TaskId, Reply<Option<Outcome>>),
+    Begun(TaskId, Reply<Option<Started>>),
 }
 
 /// Owns the thread. It ends when the last handle is dropped.
@@ -79,6 +80,7 @@ fn serve<S: Storage>(mut journal: Journal<S>, mut requests: mpsc::Receiver<Reque
             }
             Request::Denied(denied, at_ms, reply) => drop(reply.send(journal.denied(denied, at_ms))),
             Request::Outcome(order, reply) => drop(reply.send(journal.outcome(order))),
+            Request::Begun(order, reply) => drop(reply.send(journal.begun(order))),
         }
     }
 }
@@ -151,6 +153,14 @@ impl Handle {
     /// As there.
     pub async fn outcome(&self, order: TaskId) -> Result<Option<Outcome>, JournalError> {
         self.ask(|reply| Request::Outcome(order, reply)).await
+    }
+
+    /// See [`Journal::begun`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn begun(&self, order: TaskId) -> Result<Option<Started>, JournalError> {
+        self.ask(|reply| Request::Begun(order, reply)).await
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, JournalError> {

@@ -354,7 +354,16 @@ fn marks(stack: &KnownStack) -> Vec<FileMark> {
 #[allow(clippy::needless_pass_by_value, reason = "it is what `map_err` hands over")]
 pub fn cannot_run(error: ChildError) -> Fault {
     let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
-    Fault::failed("program_unavailable", format!("{error}{source}"))
+    let message = format!("{error}{source}");
+    match error {
+        ChildError::Lost { .. } => Fault {
+            status: vigie_proto::v1::OutcomeStatus::InDoubt,
+            failure: vigie_proto::v1::Failure::new("program_lost", message)
+                .hint("look at the host, and say what you found: `vigiectl runs resolve`"),
+            partial: None,
+        },
+        _ => Fault::failed("program_unavailable", message),
+    }
 }
 
 /// The fault of a program that was stopped at its deadline.

@@ -4,12 +4,19 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
-use vigie_proto::v1::{Failure, HostFactsResult, HttpCheckResult, Stack, Symptom, request, result};
+use vigie_proto::{
+    id::TaskId,
+    v1::{Failure, HostFactsResult, HttpCheckResult, Stack, Symptom, request, result},
+};
 
 use super::*;
-use crate::host::{
-    executor::{Ordered, Permitted},
-    redaction::{Patterns, Redaction, RedactionError},
+use crate::{
+    host::{
+        executor::{Ordered, Permitted},
+        journal::Started,
+        redaction::{Patterns, Redaction, RedactionError},
+    },
+    operations::witness::Witness,
 };
 
 const RUNBOOK: &str = r#"
@@ -72,6 +79,14 @@ impl Executor for Arc<Web> {
             status,
             ..Default::default()
         }))
+    }
+
+    async fn look_back(&self, order: TaskId, _: &Started, _: i64) -> Witness {
+        panic!("nothing is ordered here: {order}")
+    }
+
+    fn forget(&self, order: TaskId) {
+        panic!("nothing is ordered here: {order}")
     }
 
     fn secrets(&self) -> Result<Arc<Patterns>, RedactionError> {

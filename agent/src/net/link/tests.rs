@@ -139,7 +139,7 @@ async fn output_has_its_own_stream_which_ends_with_its_task() {
         |offset, data: &[u8]| OutputChunk { task: "t".to_owned(), source: 1, offset, data: data.to_vec() };
     host.outbox.send(Outbox::Output(chunk(0, b"one "))).await.unwrap();
     host.outbox.send(Outbox::Output(chunk(4, b"two"))).await.unwrap();
-    let finished = from_agent::Message::Finished(Finished { order: "t".to_owned(), outcome: None });
+    let finished = from_agent::Message::Finished(Finished { order: "t".to_owned(), ..Finished::default() });
     host.say(finished.clone()).await;
     assert_eq!(session.next().await.message, Some(finished));
     let chunks = timeout(SOON, world.outputs.recv()).await.unwrap().unwrap();

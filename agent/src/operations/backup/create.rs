@@ -106,11 +106,14 @@ async fn by_script(
     for (name, value) in &stack.compose_env {
         child = child.env(name, value);
     }
-    let exit = child.run(cx.deadline).await.map_err(cannot_run)?;
+    let exit = cx.act(child).await.map_err(cannot_run)?;
     let all: Vec<String> = exit.stdout.lines().into_iter().chain(exit.stderr.lines()).collect();
     result.output = text::last_lines(&cx.host, &all, OUTPUT);
     if exit.timed_out {
         return Err(timed_out(&script.to_string_lossy()));
+    }
+    if exit.stopped {
+        return Err(Fault::stopped(&script.to_string_lossy()));
     }
     if !exit.success() {
         return Err(Fault::failed("backup_failed", format!("{} ended with status {}: {}", script.display(), exit.code, last_words(&exit)))

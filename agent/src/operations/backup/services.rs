@@ -62,13 +62,13 @@ pub(super) async fn compose(
     let compose = cx.host.stacks().compose().find(deadline).await?;
     let words: Vec<String> =
         command.iter().copied().chain(["--"]).map(str::to_owned).chain(services.iter().cloned()).collect();
-    let exit = compose
-        .child(stack, words)
-        .map_err(cannot_run)?
-        .sink(&*cx.output)
-        .run(deadline)
-        .await
-        .map_err(cannot_run)?;
+    let child = compose.child(stack, words).map_err(cannot_run)?.sink(&*cx.output);
+    // Nobody stops it in the middle: what it is a part of would be left half-way.
+    let exit = match &cx.keeping {
+        Some(keeping) => child.run_kept(keeping, deadline).await,
+        None => child.run(deadline).await,
+    };
+    let exit = exit.map_err(cannot_run)?;
     if exit.success() {
         return Ok(());
     }

@@ -7,15 +7,19 @@ use std::time::Duration;
 
 use ::redis::{Value, cmd};
 use tokio::time::Instant;
-use vigie_proto::v1::{
-    Failure, OutcomeStatus, RedisFlushPreviewRequest, RedisFlushPreviewResult, RedisFlushRequest,
-    RedisFlushResult, RedisQueuesResult, result,
+use vigie_proto::{
+    id::TaskId,
+    v1::{Failure, OutcomeStatus, RedisFlushPreviewRequest, RedisFlushPreviewResult, RedisFlushRequest,
+    RedisFlushResult, RedisQueuesResult, result},
 };
 
 use super::{broken, count, enter, info, list, queues, string};
 use crate::{
     host::redis::{Place, Session, Trouble},
-    operations::{Context, Fault},
+    operations::{
+        Context, Fault,
+        witness::{Begun, Witness},
+    },
 };
 
 /// Empties the database unless it holds more than was signed for, and leaves the order's witness in it for a day: both or
@@ -154,7 +158,11 @@ pub(in crate::operations) async fn flush(
 
 /// The key that tells of a flush by this very order.
 fn witness(cx: &Context) -> String {
-    cx.order.map_or_else(|| "vigie:done:here".to_owned(), |order| format!("vigie:done:{order}"))
+    cx.order.map_or_else(|| "vigie:done:here".to_owned(), named_after)
+}
+
+fn named_after(order: TaskId) -> String {
+    format!("vigie:done:{order}")
 }
 
 /// Looks whether a flush whose answer was lost has happened: keys and jobs that were lost, where it has. One that has not
@@ -194,6 +202,31 @@ async fn look(
     let failure = Failure::new("flush_in_doubt", message)
         .hint(format!("once it answers: it was flushed if it has the key `{witness}`"));
     Err(Fault { status: OutcomeStatus::InDoubt, failure, partial: None })
+}
+
+/// Whether a flush happened whose end nobody saw.
+///
+/// # Errors
+/// When Redis cannot be asked.
+pub(in crate::operations) async fn happened(
+    request: &RedisFlushRequest,
+    begun: &Begun,
+    cx: &Context,
+) -> Result<Witness, Fault> {
+    let (_, place, mut session) = enter(cx, &request.stack, &request.service).await?;
+    let fail = |trouble: Trouble| trouble.fault(&place);
+    let witness = named_after(begun.order);
+    let told = session.ask(cmd("GET").arg(&witness)).await.map_err(fail)?;
+    if !matches!(told, Value::Nil) {
+        return Ok(Witness::Done(format!("it has the key {witness}")));
+    }
+    let now = server(&mut session).await.map_err(fail)?;
+    Ok(match &begun.prepared {
+        Some(result::Operation::RedisFlushPreview(seen)) if seen.run_id == now => {
+            Witness::NotDone(format!("it has no key {witness}, and has not been started anew since"))
+        }
+        _ => Witness::Unknown("Redis was started anew since, and may have forgotten".to_owned()),
+    })
 }
 
 /// Nothing is emptied that may not be the stack's.

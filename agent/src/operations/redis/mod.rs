@@ -23,7 +23,7 @@ use crate::host::{
     stacks::KnownStack,
 };
 
-pub(super) use flush::{flush, preview as flush_preview};
+pub(super) use flush::{flush, happened as flushed, preview as flush_preview};
 pub(super) use queues::{queues, resume};
 
 /// Pings for the latency. A median of a few tells a slow server from a slow moment.

@@ -1,6 +1,8 @@
 //! Child processes: an absolute program, its arguments, exactly the declared environment, a deadline, bounded output.
 //! Never a shell.
 
+pub mod keeper;
+
 use std::{
     collections::VecDeque,
     path::{Path, PathBuf},
@@ -13,6 +15,7 @@ use tokio::{
     process::Command,
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 use vigie_proto::v1::{CapturedText, OutputSource};
 
 /// Where bare program names are looked for. Fixed, so that nobody's environment decides what root runs.
@@ -44,6 +47,7 @@ pub struct Child<'a> {
     directory: Option<PathBuf>,
     sink: Option<&'a dyn OutputSink>,
     keep: usize,
+    stop: Option<CancellationToken>,
 }
 
 /// How a program ended.
@@ -55,6 +59,8 @@ pub struct Exit {
     pub signal: i32,
     /// True when it was killed because its time was up; the output is what there was until then.
     pub timed_out: bool,
+    /// True when it was stopped because somebody asked for it; the output is what there was until then.
+    pub stopped: bool,
     pub stdout: Captured,
     pub stderr: Captured,
 }
@@ -62,7 +68,7 @@ pub struct Exit {
 impl Exit {
     /// Whether it ended by itself with status 0.
     pub fn success(&self) -> bool {
-        self.code == 0 && !self.timed_out
+        self.code == 0 && !self.timed_out && !self.stopped
     }
 }
 
@@ -75,6 +81,9 @@ pub enum ChildError {
     Start { program: PathBuf, source: std::io::Error },
     #[error("waiting for {program} failed")]
     Wait { program: PathBuf, source: std::io::Error },
+    /// It had begun, and what kept it is gone: nobody knows how far it came.
+    #[error("{program} began, and nobody saw how it ended")]
+    Lost { program: PathBuf },
 }
 
 /// Resolves a bare name in the fixed path; takes an absolute path as it is.
@@ -113,6 +122,7 @@ impl<'a> Child<'a> {
             directory: None,
             sink: None,
             keep: KEPT,
+            stop: None,
         })
     }
 
@@ -152,6 +162,13 @@ impl<'a> Child<'a> {
         self
     }
 
+    /// Has the program stopped, as at its deadline, when this says so.
+    #[must_use]
+    pub fn stop(mut self, stop: CancellationToken) -> Self {
+        self.stop = Some(stop);
+        self
+    }
+
     /// The absolute program.
     pub fn program(&self) -> &Path {
         &self.program
@@ -178,7 +195,7 @@ impl<'a> Child<'a> {
         let group = Group(child.id().and_then(|id| i32::try_from(id).ok()));
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let mut captured = (Captured::new(self.keep), Captured::new(self.keep));
-        let (mut status, mut timed_out) = (None, false);
+        let (mut status, mut timed_out, mut stopped) = (None, false, false);
         {
             let reads = async {
                 tokio::join!(
@@ -196,8 +213,13 @@ impl<'a> Child<'a> {
                         kill_at.get_or_insert(Instant::now() + GRACE);
                     }
                     () = &mut reads, if reading => reading = false,
-                    () = tokio::time::sleep_until(deadline), if !timed_out && status.is_none() => {
+                    () = tokio::time::sleep_until(deadline), if !timed_out && !stopped && status.is_none() => {
                         timed_out = true;
+                        group.signal(libc::SIGTERM);
+                        kill_at = Some(Instant::now() + GRACE);
+                    }
+                    () = asked(self.stop.as_ref()), if !timed_out && !stopped && status.is_none() => {
+                        stopped = true;
                         group.signal(libc::SIGTERM);
                         kill_at = Some(Instant::now() + GRACE);
                     }
@@ -217,6 +239,7 @@ impl<'a> Child<'a> {
             code: status.code().unwrap_or(-1),
             signal: std::os::unix::process::ExitStatusExt::signal(&status).unwrap_or(0),
             timed_out,
+            stopped,
             stdout: captured.0,
             stderr: captured.1,
         })
@@ -226,6 +249,13 @@ impl<'a> Child<'a> {
 async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn asked(stop: Option<&CancellationToken>) {
+    match stop {
+        Some(stop) => stop.cancelled().await,
         None => std::future::pending().await,
     }
 }
@@ -493,6 +523,24 @@ mod tests {
             .unwrap();
         assert!(exit.timed_out);
         assert!(has_ended(exit.stdout.lines()[0].parse().unwrap()).await);
+    }
+
+    #[tokio::test]
+    async fn one_that_is_asked_to_stop_tells_what_it_said_until_then() {
+        let (told, mut pids) = tokio::sync::mpsc::unbounded_channel();
+        let sink = Told(Mutex::new(told));
+        let stop = CancellationToken::new();
+        let run = script("trap '' TERM; sleep 300 & echo $!; wait; wait").sink(&sink).stop(stop.clone()).run(ample());
+        tokio::pin!(run);
+        let pid = tokio::select! {
+            _ = &mut run => panic!("it ended"),
+            pid = pids.recv() => pid.unwrap(),
+        };
+        stop.cancel();
+        let exit = run.await.unwrap();
+        assert!(exit.stopped && !exit.timed_out && !exit.success());
+        assert_eq!(exit.stdout.lines(), [pid.to_string()]);
+        assert!(has_ended(pid).await);
     }
 
     #[tokio::test]

@@ -47,7 +47,9 @@ async fn a_kept_program_is_as_any_other() {
     let order = TaskId::new();
     let keeping = keeping(state.path(), order);
     let shown = Shown::default();
-    let child = script("echo out; echo err >&2; pwd; env | sort; exit 3").env("ENV_FILE", ".env.prod").directory("/tmp");
+    let child = script("echo out; echo err >&2; pwd; env | sort; exit 3")
+        .env("ENV_FILE", ".env.prod")
+        .directory("/tmp");
     let exit = child.sink(&shown).run_kept(&keeping, ample()).await.unwrap();
     assert_eq!((exit.code, exit.signal, exit.timed_out, exit.stopped), (3, 0, false, false));
     assert_eq!(exit.stderr.lines(), ["err"]);
@@ -72,7 +74,8 @@ async fn it_goes_on_when_nobody_waits_any_more_and_is_found_again() {
     let state = tempfile::tempdir().unwrap();
     let order = TaskId::new();
     let gate = state.path().join("gate");
-    let text = format!("echo begin; while [ ! -e {g} ]; do sleep 0.02; done; echo end; exit 7", g = gate.display());
+    let text =
+        format!("echo begin; while [ ! -e {g} ]; do sleep 0.02; done; echo end; exit 7", g = gate.display());
     let shown = Arc::new(Shown::default());
     {
         let keeping = keeping(state.path(), order);
@@ -88,7 +91,10 @@ async fn it_goes_on_when_nobody_waits_any_more_and_is_found_again() {
     }
     let found = keeper::programs(state.path(), order);
     tokio::pin!(found);
-    assert!(timeout(Duration::from_millis(200), &mut found).await.is_err(), "it still runs, and is waited for");
+    assert!(
+        timeout(Duration::from_millis(200), &mut found).await.is_err(),
+        "it still runs, and is waited for"
+    );
     fs::write(&gate, "").unwrap();
     let programs = found.await.unwrap();
     let [Found::Ended(exit)] = &programs[..] else { panic!("{programs:?}") };
@@ -119,7 +125,8 @@ async fn one_that_is_asked_to_stop_stops() {
     let keeping = keeping(state.path(), order);
     let stop = CancellationToken::new();
     let shown = Shown::default();
-    let run = script("echo begin; sleep 300 & wait").sink(&shown).stop(stop.clone()).run_kept(&keeping, ample());
+    let run =
+        script("echo begin; sleep 300 & wait").sink(&shown).stop(stop.clone()).run_kept(&keeping, ample());
     tokio::pin!(run);
     let begun = async {
         while !shown.0.lock().unwrap().contains("begin") {
@@ -146,12 +153,17 @@ async fn what_nobody_saw_is_lost_and_what_never_began_never_will() {
 
     // The agent died between the folder and the keeper; a keeper that comes all the same runs nothing.
     let order = TaskId::new();
-    let never = script("echo x").run_kept(&keeping(state.path(), order).by("/bin/true".into()), ample()).await;
+    let never =
+        script("echo x").run_kept(&keeping(state.path(), order).by("/bin/true".into()), ample()).await;
     assert!(matches!(never, Err(ChildError::Start { .. })), "{never:?}");
     let programs = keeper::programs(state.path(), order).await.unwrap();
     assert!(matches!(programs[..], [Found::NeverBegan]), "{programs:?}");
     let folder = state.path().join("children").join(order.to_string()).join("1");
-    let late = std::process::Command::new(env!("CARGO_BIN_EXE_vigie-agent")).arg("keep").arg(&folder).output().unwrap();
+    let late = std::process::Command::new(env!("CARGO_BIN_EXE_vigie-agent"))
+        .arg("keep")
+        .arg(&folder)
+        .output()
+        .unwrap();
     assert!(!late.status.success());
     assert!(!folder.join("begun").exists());
 }
@@ -165,5 +177,8 @@ async fn a_program_that_cannot_be_run_says_so() {
     let failed = child.run_kept(&keeping(state.path(), order), ample()).await;
     assert!(matches!(failed, Err(ChildError::Start { .. })), "{failed:?}");
     let programs = keeper::programs(state.path(), order).await.unwrap();
-    assert!(matches!(&programs[..], [Found::Failed(why)] if why.contains("cannot be started")), "{programs:?}");
+    assert!(
+        matches!(&programs[..], [Found::Failed(why)] if why.contains("cannot be started")),
+        "{programs:?}"
+    );
 }

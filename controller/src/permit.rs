@@ -53,6 +53,7 @@ pub const TABLE: &[Row] = &[
     operators("vigie.v1.Runs/SignRun"),
     operators("vigie.v1.Runs/CancelRun"),
     operators("vigie.v1.Runs/AcknowledgeRun"),
+    operators("vigie.v1.Runs/ResolveRun"),
     operators("vigie.v1.Runbooks/ListRunbooks"),
     operators("vigie.v1.Runbooks/GetRunbook"),
     operators("vigie.v1.Incidents/ListIncidents"),

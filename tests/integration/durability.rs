@@ -67,13 +67,36 @@ fn a_ctl_that_dies_leaves_the_run_to_go_on() {
 }
 
 #[test]
-fn an_agent_that_dies_while_it_acts_is_in_doubt_and_never_acts_again() {
+fn a_program_outlives_its_agent_which_finds_it_again() {
+    let fleet = Fleet::new();
+    let mut agent = fleet.add_agent("vps1", ANY_PROGRAM);
+    let (script, witness, gate) = script(&fleet);
+    let mut ctl = start_exec(&fleet, &format!("echo early; {script}; echo late"));
+    wait_until("the program begins", || has(&witness, "begin"));
+    agent.kill();
+    agent.start();
+    fleet.wait_connected("vps1", true);
+    fs::write(&gate, "").unwrap();
+    assert_eq!(ctl.wait().unwrap().code(), Some(0), "it was seen to its end");
+    let run = newest_run(&fleet);
+    assert_eq!(run["verdict"], "ok", "{run}");
+    assert_eq!(fs::read_to_string(&witness).unwrap(), "begin\nend\n", "the program ran once");
+    let id = run["run"].as_str().unwrap();
+    let shown = fleet.vigiectl(&["runs", "watch", id]).exits(0).stdout;
+    // What it said before and after the agent's death is in its outcome.
+    assert!(shown.contains("early") && shown.contains("late"), "{shown}");
+}
+
+#[test]
+fn an_order_that_nobody_saw_to_its_end_is_in_doubt_until_a_person_looks() {
     let fleet = Fleet::new();
     let mut agent = fleet.add_agent("vps1", ANY_PROGRAM);
     let (script, witness, gate) = script(&fleet);
     let mut ctl = start_exec(&fleet, &script);
     wait_until("the program begins", || has(&witness, "begin"));
     agent.kill();
+    // As a machine that goes down would: the program and whatever kept it.
+    agent.kill_keepers();
     agent.start();
     assert_eq!(ctl.wait().unwrap().code(), Some(5), "in doubt");
     fs::write(&gate, "").unwrap();
@@ -81,4 +104,37 @@ fn an_agent_that_dies_while_it_acts_is_in_doubt_and_never_acts_again() {
     assert_eq!(run["verdict"], "in_doubt", "{run}");
     let begun = fs::read_to_string(&witness).unwrap();
     assert_eq!(begun.matches("begin").count(), 1, "{begun}");
+
+    // Nothing is tried again before somebody said what they found.
+    let id = run["run"].as_str().unwrap();
+    let refused = fleet.vigiectl(&["runs", "retry", id]).exits(2);
+    assert!(refused.stderr.contains("runs resolve"), "{}", refused.stderr);
+    let _ = fleet.vigiectl(&["runs", "resolve", id, "--not-done", "--note", "the mark is missing"]).exits(0);
+    assert_eq!(newest_run(&fleet)["verdict"], "failed");
+    let shown = fleet.vigiectl(&["runs", "show", id]).exits(0).stdout;
+    assert!(shown.contains("ada") && shown.contains("the mark is missing"), "{shown}");
+    let twice = fleet.vigiectl(&["runs", "resolve", id, "--done"]).exits(1);
+    assert!(twice.stderr.contains("in doubt"), "{}", twice.stderr);
+
+    // And now it may be.
+    let _ = fleet.vigiectl(&["runs", "retry", id, "--yes"]).exits(0);
+    assert_eq!(newest_run(&fleet)["verdict"], "ok");
+    assert_eq!(fs::read_to_string(&witness).unwrap().matches("end").count(), 1);
+}
+
+#[test]
+fn a_run_that_is_cancelled_stops_its_program() {
+    let fleet = Fleet::new();
+    let _agent = fleet.add_agent("vps1", ANY_PROGRAM);
+    let (script, witness, _gate) = script(&fleet);
+    let mut ctl = start_exec(&fleet, &format!("echo said; {script}"));
+    wait_until("the program begins", || has(&witness, "begin"));
+    let id = newest_run(&fleet)["run"].as_str().unwrap().to_owned();
+    let _ = fleet.vigiectl(&["runs", "cancel", &id, "--reason", "wrong host"]).exits(0);
+    assert_eq!(ctl.wait().unwrap().code(), Some(4), "cancelled");
+    let run = newest_run(&fleet);
+    assert_eq!(run["verdict"], "cancelled", "{run}");
+    let shown = fleet.vigiectl(&["runs", "show", &id]).stdout;
+    assert!(shown.contains("stopped") && shown.contains("wrong host"), "{shown}");
+    assert_eq!(fs::read_to_string(&witness).unwrap(), "begin\n");
 }

@@ -29,7 +29,17 @@ impl Redis {
         let folder = tempfile::tempdir().unwrap();
         let [port] = free_ports();
         let process = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
+            .args([
+                "--port",
+                &port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--dir",
+            ])
             .arg(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -104,7 +114,8 @@ impl Scene {
         self.fleet.wait_connected("vps1", true);
         wait_until("the stack is known", || {
             let host = self.fleet.vigiectl(&["hosts", "show", "vps1", "-o", "json"]);
-            let stacks = |host: &serde_json::Value| host["state"]["stacks"].as_array().cloned().unwrap_or_default();
+            let stacks =
+                |host: &serde_json::Value| host["state"]["stacks"].as_array().cloned().unwrap_or_default();
             host.code == 0 && stacks(&host.json()).iter().any(|stack| stack["name"] == "shop")
         });
     }
@@ -323,5 +334,7 @@ fn at_random_nothing_happens_twice_and_nothing_is_lost() {
         }
         flushes = now;
     }
-    println!("{runs} runs, {kills} kills, {flushes} flushes, {not_done} told as not done, 0 twice, 0 lost, 0 in doubt");
+    println!(
+        "{runs} runs, {kills} kills, {flushes} flushes, {not_done} told as not done, 0 twice, 0 lost, 0 in doubt"
+    );
 }

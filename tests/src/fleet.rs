@@ -250,16 +250,21 @@ impl AgentProcess {
     /// When there is none.
     pub fn kill_keepers(&self) {
         let children = self.state().join("children");
-        let folders = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-        let locks = folders(&children).collect::<Vec<_>>().into_iter().flat_map(|order| {
-            folders(&order).map(|program| program.join("lock")).collect::<Vec<_>>()
-        });
+        let folders =
+            |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let locks = folders(&children)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .flat_map(|order| folders(&order).map(|program| program.join("lock")).collect::<Vec<_>>());
         let keepers: Vec<String> = locks.filter_map(|lock| fs::read_to_string(lock).ok()).collect();
         assert!(!keepers.is_empty(), "nothing is kept in {}", children.display());
         for keeper in keepers {
-            let tasks = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap_or_default();
+            let tasks =
+                fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap_or_default();
             // The keeper first, so that it sees nothing; then each program's group.
-            for victim in std::iter::once(keeper).chain(tasks.split_whitespace().map(|task| format!("-{task}"))) {
+            for victim in
+                std::iter::once(keeper).chain(tasks.split_whitespace().map(|task| format!("-{task}")))
+            {
                 let killed = Command::new("kill").args(["-KILL", "--", &victim]).status();
                 assert!(killed.is_ok_and(|status| status.success()), "{victim} was not killed");
             }

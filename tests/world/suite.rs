@@ -273,6 +273,64 @@ fn a_controller_killed_in_the_middle_of_a_repair() {
     assert_eq!(ended, 1, "one order, one end: {events:#}");
 }
 
+/// The agent is killed while Compose runs: systemd keeps Compose in a unit of its own and starts the agent again, which
+/// waits for it, tells how it ended, and has it run no second time.
+#[test]
+fn an_agent_killed_in_the_middle_of_a_repair() {
+    let _ = world(&["reset", "vps2"]);
+    let on_host = |words: &[&str]| world(&[&["exec", "vps2", "--"], words].concat()).stdout;
+    let started = || {
+        on_host(&[
+            "docker",
+            "inspect",
+            "--format",
+            "{{.State.StartedAt}} {{.RestartCount}}",
+            "sylion-backend",
+        ])
+    };
+    let before = started();
+    // As soon as a program of an order runs apart from the agent, the agent dies.
+    let killer = thread::spawn(|| {
+        let kill = "until systemctl --quiet is-active 'vigie-0*'; do :; done; systemctl kill --signal=KILL vigie-agent";
+        world(&["exec", "vps2", "--", "timeout", "60", "sh", "-c", kill])
+    });
+    let ran = ctl(&[
+        "do",
+        "compose_restart",
+        "-H",
+        "vps2",
+        "--stack",
+        "sylion",
+        "--services",
+        "backend",
+        "--yes",
+        "-o",
+        "json",
+    ]);
+    let _ = killer.join().unwrap();
+    let document = ran.exits(0).json();
+    let outcome = &document["targets"][0]["outcome"];
+    assert!(outcome["found"].as_str().is_some_and(|found| found.contains("it has happened")), "{document:#}");
+    assert_ne!(started(), before, "the backend was started anew");
+    let journal = on_host(&["vigie-agent", "journal"]);
+    let run =
+        ctl(&["runs", "list", "-o", "json"]).exits(0).json()["runs"][0]["run"].as_str().unwrap().to_owned();
+    let events = ctl(&["runs", "show", &run, "-o", "json"]).exits(0).json();
+    let ended =
+        events["events"].as_array().unwrap().iter().find_map(|event| event.get("ended")).unwrap().clone();
+    let order = ended["tasks"][0]["order"].as_str().unwrap();
+    assert_eq!(journal.matches(&format!("started {order}")).count(), 1, "{journal}");
+    assert_eq!(
+        on_host(&["systemctl", "list-units", "--all", "--plain", "--no-legend", "vigie-0*"]).trim(),
+        ""
+    );
+    assert_eq!(
+        on_host(&["find", "/var/lib/vigie/children", "-type", "f"]).trim(),
+        "",
+        "nothing stays behind"
+    );
+}
+
 /// The controller's settings with something added. Dropping it writes them back and starts the controller with them.
 struct Settings {
     path: PathBuf,

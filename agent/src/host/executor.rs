@@ -187,7 +187,10 @@ impl Host {
         match Keeping::new(self.state()?, order) {
             Ok(keeping) => Some(keeping),
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the agent's own program is not known");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the agent's own program is not known"
+                );
                 None
             }
         }

@@ -219,13 +219,16 @@ impl Mount {
     }
 }
 
+/// When a filesystem was looked at, and how much of it was used then.
+type Looks = VecDeque<(Instant, u64)>;
+
 /// Asks filesystems.
 #[derive(Debug, Default)]
 pub struct Mounts {
     /// Mount points that were asked and have not answered yet.
     asked: Arc<Mutex<HashSet<PathBuf>>>,
     /// By device and filesystem: when, and how much was used.
-    looks: Mutex<HashMap<(String, u64), VecDeque<(Instant, u64)>>>,
+    looks: Mutex<HashMap<(String, u64), Looks>>,
 }
 
 impl Mounts {

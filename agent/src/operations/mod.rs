@@ -107,8 +107,11 @@ impl Fault {
     pub fn stopped(what: &str) -> Self {
         Self {
             status: OutcomeStatus::Cancelled,
-            failure: Failure::new("stopped", format!("`{what}` was stopped while it ran, since the run was ended"))
-                .hint("look at what it had done until then"),
+            failure: Failure::new(
+                "stopped",
+                format!("`{what}` was stopped while it ran, since the run was ended"),
+            )
+            .hint("look at what it had done until then"),
             partial: None,
         }
     }

@@ -163,7 +163,9 @@ async fn by_its_traces(begun: &Begun, cx: &Context) -> Result<Witness, Fault> {
             match (present.len(), present.iter().any(|own| own.finished_at_ms >= at_ms)) {
                 (0, _) => Witness::Done("the stack has no containers".to_owned()),
                 (_, false) => Witness::NotDone("none of the stack's containers has stopped since".to_owned()),
-                (left, true) => Witness::Unknown(format!("{left} containers are there, some of them stopped")),
+                (left, true) => {
+                    Witness::Unknown(format!("{left} containers are there, some of them stopped"))
+                }
             }
         }
         Ask::ComposeRollback(ask) => {
@@ -172,9 +174,11 @@ async fn by_its_traces(begun: &Begun, cx: &Context) -> Result<Witness, Fault> {
             };
             let own = containers(&now.stack, vec![ask.service.clone()], cx).await?;
             match own.first() {
-                Some(own) if own.created_at_ms >= at_ms => {
-                    Witness::Done(format!("{} was made anew since, of image {}", own.name, short(&own.image_id)))
-                }
+                Some(own) if own.created_at_ms >= at_ms => Witness::Done(format!(
+                    "{} was made anew since, of image {}",
+                    own.name,
+                    short(&own.image_id)
+                )),
                 Some(own) if own.present => Witness::NotDone(format!("{} is the one of before", own.name)),
                 _ => Witness::Unknown(format!("{} has no container", ask.service)),
             }
@@ -185,9 +189,9 @@ async fn by_its_traces(begun: &Begun, cx: &Context) -> Result<Witness, Fault> {
                 stack: ask.stack.clone(),
                 service: ask.service.clone(),
                 prefix: ask.prefix.clone(),
-                ..RedisQueuesRequest::default()
             };
-            let result::Operation::RedisQueues(found) = run(request::Operation::RedisQueues(asked), cx).await?
+            let result::Operation::RedisQueues(found) =
+                run(request::Operation::RedisQueues(asked), cx).await?
             else {
                 return Ok(Witness::Unknown("the queues cannot be told".to_owned()));
             };
@@ -204,9 +208,9 @@ async fn by_its_traces(begun: &Begun, cx: &Context) -> Result<Witness, Fault> {
                 _ => Witness::Unknown(format!("{paused} of {all} queues are paused")),
             }
         }
-        Ask::RedisPurgeMemory(_) => {
-            Witness::Unknown("a purge leaves no trace; it takes no keys away, and another one does no harm".to_owned())
-        }
+        Ask::RedisPurgeMemory(_) => Witness::Unknown(
+            "a purge leaves no trace; it takes no keys away, and another one does no harm".to_owned(),
+        ),
         Ask::KnowledgeCounterReset(_) => match (previewed(begun, cx).await?, &begun.prepared) {
             (
                 Some(result::Operation::KnowledgeCounterPreview(now)),
@@ -223,7 +227,8 @@ async fn by_its_traces(begun: &Begun, cx: &Context) -> Result<Witness, Fault> {
         ),
         Ask::BackupCreate(ask) => {
             let listed = BackupListRequest { stack: ask.stack.clone(), ..BackupListRequest::default() };
-            let result::Operation::BackupList(found) = run(request::Operation::BackupList(listed), cx).await?
+            let result::Operation::BackupList(found) =
+                run(request::Operation::BackupList(listed), cx).await?
             else {
                 return Ok(Witness::Unknown("the backups cannot be told".to_owned()));
             };
@@ -231,7 +236,9 @@ async fn by_its_traces(begun: &Begun, cx: &Context) -> Result<Witness, Fault> {
                 Some(made) if made.problem.is_empty() && made.integrity == "whole" => {
                     Witness::Done(format!("backup {} was made since, and is whole", made.name))
                 }
-                Some(made) => Witness::Unknown(format!("backup {} was begun since: {}", made.name, made.problem)),
+                Some(made) => {
+                    Witness::Unknown(format!("backup {} was begun since: {}", made.name, made.problem))
+                }
                 None => Witness::NotDone("there is no backup of since then".to_owned()),
             }
         }
@@ -256,9 +263,9 @@ async fn by_its_traces(begun: &Begun, cx: &Context) -> Result<Witness, Fault> {
             }
             _ => Witness::Unknown("it is not known which database was there before".to_owned()),
         },
-        Ask::BackupRebuild(_) => {
-            Witness::Unknown("`vigiectl diagnose postgres-down` tells what the server's data are now".to_owned())
-        }
+        Ask::BackupRebuild(_) => Witness::Unknown(
+            "`vigiectl diagnose postgres-down` tells what the server's data are now".to_owned(),
+        ),
         Ask::MigrationApply(ask) => Witness::Unknown(format!(
             "what {} did is told by `vigiectl probe table_check`; where it was one transaction, all of it or nothing",
             ask.file
@@ -316,7 +323,9 @@ fn started_since(containers: &[ContainerInspectResult], at_ms: i64) -> Witness {
     match (since.is_empty(), before.is_empty(), stopped) {
         (false, true, _) => Witness::Done(format!("started since: {}", names(&since))),
         (true, _, false) => Witness::NotDone(format!("running since before: {}", names(&before))),
-        (false, ..) => Witness::Unknown(format!("started since: {}; not so: {}", names(&since), names(&before))),
+        (false, ..) => {
+            Witness::Unknown(format!("started since: {}; not so: {}", names(&since), names(&before)))
+        }
         (true, ..) => Witness::Unknown(format!("not all of these run: {}", names(&before))),
     }
 }
@@ -328,16 +337,22 @@ async fn as_the_files_say(
     cx: &Context,
 ) -> Result<Witness, Fault> {
     let own = containers(&preview.stack, preview.services.clone(), cx).await?;
-    let result::Operation::ComposePreview(found) = run(request::Operation::ComposePreview(preview), cx).await?
+    let result::Operation::ComposePreview(found) =
+        run(request::Operation::ComposePreview(preview), cx).await?
     else {
         return Ok(Witness::Unknown("what Compose would do cannot be told".to_owned()));
     };
-    let touched = own.iter().any(|own| own.present && own.started_at_ms.max(own.created_at_ms) >= begun.at_ms);
+    let touched =
+        own.iter().any(|own| own.present && own.started_at_ms.max(own.created_at_ms) >= begun.at_ms);
     let left: Vec<_> = found.changes.iter().filter(|change| change.change != "none").collect();
     Ok(match (found.predicted, left.as_slice(), touched) {
-        (true, [], true) => Witness::Done("the stack is as its files say, and was brought up since".to_owned()),
+        (true, [], true) => {
+            Witness::Done("the stack is as its files say, and was brought up since".to_owned())
+        }
         (true, [], false) => Witness::NotDone("nothing of the stack was started since".to_owned()),
-        (true, [_, ..], false) => Witness::NotDone(format!("{} services are still to be brought up", left.len())),
+        (true, [_, ..], false) => {
+            Witness::NotDone(format!("{} services are still to be brought up", left.len()))
+        }
         (true, [_, ..], true) => {
             Witness::Unknown(format!("{} services are still to be brought up, others were", left.len()))
         }
@@ -346,7 +361,9 @@ async fn as_the_files_say(
 }
 
 async fn deferred(job: &str, wanted: bool, cx: &Context) -> Result<Witness, Fault> {
-    let result::Operation::HostJobs(found) = run(request::Operation::HostJobs(HostJobsRequest {}), cx).await? else {
+    let result::Operation::HostJobs(found) =
+        run(request::Operation::HostJobs(HostJobsRequest {}), cx).await?
+    else {
         return Ok(Witness::Unknown("the host's jobs cannot be told".to_owned()));
     };
     let job = found.jobs.into_iter().find(|own| own.name == job);
@@ -439,9 +456,10 @@ impl Witness {
     pub fn outcome(self, interrupted: &str) -> Outcome {
         use vigie_proto::v1::OutcomeStatus;
         match self {
-            Self::Seen(outcome) => {
-                Outcome { found: format!("{interrupted}; its program went on, and was seen to its end"), ..*outcome }
-            }
+            Self::Seen(outcome) => Outcome {
+                found: format!("{interrupted}; its program went on, and was seen to its end"),
+                ..*outcome
+            },
             Self::Done(seen) => Outcome {
                 status: OutcomeStatus::Succeeded.into(),
                 found: format!("{interrupted}; it has happened: {seen}"),
@@ -449,7 +467,8 @@ impl Witness {
             },
             Self::NotDone(seen) => {
                 let message = format!("{interrupted}; it has not happened: {seen}");
-                let failure = Failure::new("interrupted", &message).hint("order it again if it is still wanted");
+                let failure =
+                    Failure::new("interrupted", &message).hint("order it again if it is still wanted");
                 Outcome { found: message, ..Outcome::ended(OutcomeStatus::Failed, failure) }
             }
             Self::Unknown(seen) | Self::Silent(seen) => {
@@ -522,7 +541,10 @@ mod tests {
         assert_eq!((done.status(), done.failure), (OutcomeStatus::Succeeded, None));
         assert!(done.found.contains("it has happened: its containers"));
         let not = Witness::NotDone("it runs since before".to_owned()).outcome(by);
-        assert_eq!((not.status(), not.failure.unwrap().code.as_str()), (OutcomeStatus::Failed, "interrupted"));
+        assert_eq!(
+            (not.status(), not.failure.unwrap().code.as_str()),
+            (OutcomeStatus::Failed, "interrupted")
+        );
         let unknown = Witness::Silent("Docker does not answer".to_owned()).outcome(by);
         assert_eq!(unknown.status(), OutcomeStatus::InDoubt);
         let failure = unknown.failure.unwrap();

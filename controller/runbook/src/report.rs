@@ -255,6 +255,16 @@ pub fn timeline(state: &State, event: &RunEvent) -> Vec<String> {
             let reason = if asked.reason.is_empty() { String::new() } else { format!(": {}", asked.reason) };
             vec![format!("{} ends the run{reason}", asked.operator)]
         }
+        Some(Event::Resolved(resolved)) => {
+            let by = if resolved.operator.is_empty() { "the agent" } else { resolved.operator.as_str() };
+            let ended = resolved.tasks.iter();
+            ended
+                .map(|task| {
+                    let words = task.outcome.as_ref().map_or_else(|| "ended".to_owned(), outcome_words);
+                    format!("{} was in doubt; {by} says now: {words}", order(&task.order))
+                })
+                .collect()
+        }
         Some(Event::Noted(noted)) if noted.operator.is_empty() => vec![noted.text.clone()],
         Some(Event::Noted(noted)) => vec![format!("{}: {}", noted.operator, noted.text)],
         Some(Event::Closed(closed)) => {
@@ -309,6 +319,7 @@ fn outcome_words(outcome: &Outcome) -> String {
         Some(failure) if outcome.status() != OutcomeStatus::Succeeded => {
             format!("{word}: {}", failure.message)
         }
+        _ if !outcome.found.is_empty() => format!("{word}: {}", outcome.found),
         _ => format!("{word} in {:.1} s", f64::from(outcome.duration_ms) / 1000.0),
     }
 }

@@ -15,16 +15,33 @@ pub struct Rollout {
     pub batches: Vec<Batch>,
     /// How many targets may go wrong before no further wave begins.
     pub max_failures: usize,
+    /// At most so many targets may have gone wrong or be under way at once: whatever happens to those under way, no more
+    /// than that go wrong. At least 1; `None` leaves it to the waves.
+    pub budget: Option<usize>,
 }
 
 impl Default for Rollout {
     /// One target to see that it helps, a few, then a fifth at a time; the first surprise stops it.
     fn default() -> Self {
-        Self { batches: vec![Batch::Targets(1), Batch::Targets(5), Batch::Percent(20)], max_failures: 0 }
+        Self {
+            batches: vec![Batch::Targets(1), Batch::Targets(5), Batch::Percent(20)],
+            max_failures: 0,
+            budget: None,
+        }
     }
 }
 
 impl Rollout {
+    /// Whether so many that went wrong are too many for anything more to begin.
+    pub fn is_spent(&self, bad: usize) -> bool {
+        bad > self.max_failures || self.budget.is_some_and(|budget| bad >= budget)
+    }
+
+    /// How many more targets may begin while so many have gone wrong and so many are under way.
+    pub fn room(&self, bad: usize, under_way: usize) -> usize {
+        self.budget.map_or(usize::MAX, |budget| budget.saturating_sub(bad + under_way))
+    }
+
     /// The waves' sizes for so many targets: none is 0, and their sum is `targets`.
     pub fn waves(&self, targets: usize) -> Vec<usize> {
         let mut waves = Vec::new();
@@ -78,7 +95,7 @@ mod tests {
                 (1_usize..100).prop_map(Batch::Targets), (1_u8..=100).prop_map(Batch::Percent)
             ], 0..5),
         ) {
-            let waves = Rollout { batches, max_failures: 0 }.waves(targets);
+            let waves = Rollout { batches, ..Rollout::default() }.waves(targets);
             prop_assert_eq!(waves.iter().sum::<usize>(), targets);
             prop_assert!(waves.iter().all(|wave| *wave > 0));
         }

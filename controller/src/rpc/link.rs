@@ -8,7 +8,8 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 use vigie_proto::v1::{
-    self, FromAgent, Hello, OutputChunk, OutputReceipt, ToAgent, from_agent::Message, link_server::Link,
+    self, Finished, FromAgent, Hello, OutputChunk, OutputReceipt, ToAgent, from_agent::Message,
+    link_server::Link,
 };
 
 use vigie_runbook::run::Challenge;
@@ -261,7 +262,8 @@ fn decode(message: FromAgent) -> Result<Said, LinkError> {
             report(Report::Started { order: task(&started.order)?, at_ms: started.at_ms })
         }
         Message::Finished(finished) => {
-            report(Report::Finished { order: task(&finished.order)?, outcome: outcome(finished.outcome)? })
+            let Finished { order, outcome: ended, run } = finished;
+            report(Report::Finished { order: task(&order)?, run, outcome: outcome(ended)? })
         }
         Message::AuditHead(head) => {
             tracing::debug!(seq = head.seq, "the agent's journal");

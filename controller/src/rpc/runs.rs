@@ -1,7 +1,7 @@
 use tonic::{Request, Response, Status};
 use vigie_proto::v1::{
-    AcknowledgeRunRequest, CancelRunRequest, ListRunsRequest, ListRunsResponse, RunSummary, SignRunRequest,
-    SubmitRunRequest, WatchRunRequest, runs_server,
+    AcknowledgeRunRequest, CancelRunRequest, ListRunsRequest, ListRunsResponse, ResolveRunRequest,
+    RunSummary, SignRunRequest, SubmitRunRequest, WatchRunRequest, runs_server,
 };
 
 use crate::{
@@ -61,5 +61,10 @@ impl runs_server::Runs for RunsRpc {
         let permit = Permit::of(&request)?;
         let AcknowledgeRunRequest { run, hosts, note } = request.into_inner();
         Ok(Response::new(self.runs.acknowledge(&permit, &run, hosts, note).await?))
+    }
+
+    async fn resolve_run(&self, request: Request<ResolveRunRequest>) -> Result<Response<RunSummary>, Status> {
+        let permit = Permit::of(&request)?;
+        Ok(Response::new(self.runs.resolve(&permit, request.into_inner()).await?))
     }
 }

@@ -15,8 +15,8 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use vigie_proto::{
     id::{HostId, RunId, TaskId},
     v1::{
-        Outcome, OutcomeStatus, OutputChunk, Prepare, Probe, ProbePurpose, Request, RunEvent, RunSummary,
-        to_agent,
+        Cancel, Outcome, OutcomeStatus, OutputChunk, Prepare, Probe, ProbePurpose, Request, RunEvent,
+        RunSummary, to_agent,
     },
 };
 use vigie_runbook::{
@@ -177,6 +177,8 @@ pub(super) struct Driver {
     asked: HashMap<ProbeKey, Asked>,
     /// The orders that were handed over, each in its latest session.
     handed: HashMap<TaskId, SessionId>,
+    /// The orders that were withdrawn, each in its latest session.
+    withdrawn: HashMap<TaskId, SessionId>,
     /// The plan whose orders have their routes, by its event.
     routed: u64,
     /// When to come back without being called.
@@ -197,6 +199,7 @@ impl Driver {
             stop,
             asked: HashMap::new(),
             handed: HashMap::new(),
+            withdrawn: HashMap::new(),
             routed: 0,
             wake_at_ms: None,
         }
@@ -296,6 +299,7 @@ impl Driver {
         };
         let begun = remedies(self.mandate.run(), &decided);
         if !decided.events.is_empty() {
+            passing("before", &decided.events);
             let summary = decided.state.summary();
             while let Err(error) = self.store.append(&self.mandate, &decided.events, &summary, &begun).await {
                 if matches!(error, StoreError::Overtaken { .. }) {
@@ -313,6 +317,7 @@ impl Driver {
                 }
             }
         }
+        passing("after", &decided.events);
         self.state = Arc::new(decided.state);
         self.stacks.tried(&begun);
         self.stacks.keep(self.mandate.run(), &self.state.changing());
@@ -380,6 +385,13 @@ impl Driver {
                     let handed = self.handed.get(&order).copied();
                     if let Some(session) = self.send_once(host, handed, to_agent::Message::Execute(execute)) {
                         self.handed.insert(order, session);
+                    }
+                }
+                Effect::Cancel { order, host } => {
+                    let withdrawn = self.withdrawn.get(&order).copied();
+                    let cancel = to_agent::Message::Cancel(Cancel { order: order.to_string() });
+                    if let Some(session) = self.send_once(host, withdrawn, cancel) {
+                        self.withdrawn.insert(order, session);
                     }
                 }
                 Effect::Probe { key, host, from, request, timeout_ms } => {
@@ -511,6 +523,22 @@ impl Driver {
 
     fn wake_by(&mut self, at_ms: i64) {
         self.wake_at_ms = Some(self.wake_at_ms.map_or(at_ms, |earlier| earlier.min(at_ms)));
+    }
+}
+
+/// The places around a commit where a test may have the controller die: `controller.before.sent`.
+fn passing(when: &str, events: &[RunEvent]) {
+    use vigie_proto::v1::run_event::Event;
+    for event in events {
+        let what = match &event.event {
+            Some(Event::Signed(_)) => "signed",
+            Some(Event::Sent(_)) => "sent",
+            Some(Event::Started(_)) => "started",
+            Some(Event::Ended(_)) => "ended",
+            Some(Event::Closed(_)) => "closed",
+            _ => continue,
+        };
+        vigie_failpoint::reached(&format!("controller.{when}.{what}"));
     }
 }
 

@@ -4,6 +4,7 @@
 //! run means, and what it wants next, is `vigie_runbook::run`'s to say; what happened is in the store before anybody
 //! hears of it.
 
+mod doubt;
 mod driver;
 pub(crate) mod outside;
 mod report;
@@ -154,7 +155,7 @@ impl Runs {
         let spec = RunSpec {
             selector: Some(Selector { hosts: hosts.join(","), ..Selector::default() }),
             kind: Some(Kind::Runbook(call)),
-            timeout_ms: 0,
+            ..RunSpec::default()
         };
         let opened = self.open(OWN, spec)?;
         let run = RunId::new();
@@ -167,7 +168,10 @@ impl Runs {
     async fn begin(&self, run: RunId, opened: Opened, intent: &Intent) -> Result<Begun, RunsError> {
         let events = number([Event::Opened(opened), self.owned(1)], 0);
         let state = State::fold(run, &events)?;
-        match self.0.store.open_run(intent, run, &events, &state.summary()).await? {
+        vigie_failpoint::reached("controller.before.opened");
+        let opened = self.0.store.open_run(intent, run, &events, &state.summary()).await?;
+        vigie_failpoint::reached("controller.after.opened");
+        match opened {
             OpenedRun::Exists(existing) => Ok(Begun::Exists(existing)),
             OpenedRun::New(mandate) => {
                 let summary = state.summary();
@@ -413,6 +417,11 @@ impl Runs {
         let (reply, answer) = oneshot::channel();
         inputs.send(Turn::word(word, reply)).await.map_err(|_| self.not_live())?;
         answer.await.unwrap_or_else(|_| Err(self.not_live()))
+    }
+
+    /// Whether a run has a driver.
+    fn is_live(&self, run: RunId) -> bool {
+        self.live().contains_key(&run)
     }
 
     /// A run without a driver is closed, or the controller stops.

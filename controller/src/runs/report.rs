@@ -29,8 +29,8 @@ pub enum Report {
     Prepared { task: TaskId, outcome: Outcome, challenge: Challenge },
     /// An order's start is on its disk.
     Started { order: TaskId, at_ms: i64 },
-    /// How an order ended.
-    Finished { order: TaskId, outcome: Outcome },
+    /// How an order ended, and the run that it was for, as far as the agent knows.
+    Finished { order: TaskId, run: String, outcome: Outcome },
 }
 
 impl Report {
@@ -54,7 +54,7 @@ impl Report {
                 Some(Input::Probed { key, outcome, asked_at_ms, challenge })
             }
             (Self::Started { order, at_ms }, None) => Some(Input::Started { order, at_ms }),
-            (Self::Finished { order, outcome }, None) => {
+            (Self::Finished { order, outcome, .. }, None) => {
                 Some(Input::Ended { order, outcome: fitting(outcome, route.operation) })
             }
             _ => None,
@@ -68,8 +68,8 @@ impl Runs {
         let task = report.task();
         let Some(route) = self.0.routes.find(task) else {
             // Of a run that is closed, or of a probe that was asked again since.
-            if let Report::Finished { outcome, .. } = &report {
-                self.late(host, task, outcome).await;
+            if let Report::Finished { outcome, run, .. } = &report {
+                self.late(host, task, run, outcome).await;
                 return Taken::Late;
             }
             tracing::debug!(%host, %task, "a report about no open run");
@@ -93,10 +93,20 @@ impl Runs {
 
     /// An order's outcome that no open run waits for. Once it is written down, the agent may forget it. It may not while
     /// a run is open that nobody drives: the outcome could be that run's.
-    async fn late(&self, host: HostId, order: TaskId, outcome: &Outcome) {
+    async fn late(&self, host: HostId, order: TaskId, run: &str, outcome: &Outcome) {
         if self.0.abandoned.load(Ordering::Relaxed) {
             tracing::warn!(%host, %order, "an outcome is left with its agent, since an open run is not driven");
             return;
+        }
+        if let Ok(run) = run.parse() {
+            match self.hear_late(host, order, run, outcome).await {
+                Ok(()) => {}
+                // It comes again in the next session.
+                Err(error) => {
+                    tracing::error!(%host, %order, %run, error = &error as &dyn std::error::Error, "a late outcome is not in its run");
+                    return;
+                }
+            }
         }
         let code = outcome.failure.as_ref().map_or("", |failure| failure.code.as_str());
         let code: String = code.chars().take(64).collect();
@@ -139,14 +149,15 @@ pub(crate) enum Taken {
 }
 
 /// An outcome that answers what was asked, or a failure that says that it does not.
-fn fitting(outcome: Outcome, operation: &str) -> Outcome {
+pub(super) fn fitting(outcome: Outcome, operation: &str) -> Outcome {
     let answers = |outcome: &Outcome| {
         let result = outcome.result.as_ref().map(|result| &result.operation);
         match (outcome.status(), result) {
             (OutcomeStatus::Unspecified, _) => false,
             (_, Some(Some(result))) => result.name() == operation,
             (_, Some(None)) => false,
-            (status, None) => status != OutcomeStatus::Succeeded,
+            // What was only seen afterwards to have happened has nothing to show.
+            (status, None) => status != OutcomeStatus::Succeeded || !outcome.found.is_empty(),
         }
     };
     if answers(&outcome) {

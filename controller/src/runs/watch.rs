@@ -89,16 +89,16 @@ impl Runs {
 
     /// Sends what the store has; true when that was the run's last event.
     async fn catch_up(&self, run: RunId, last: &mut u64, to: &Sender) -> Result<bool, Left> {
+        let mut closed = false;
         loop {
             let page = self.0.store.events(run, *last, PAGE).await?;
             if page.is_empty() {
-                return Ok(false);
+                return Ok(closed);
             }
             for event in page {
                 *last = event.seq;
-                if send_event(event, to).await? {
-                    return Ok(true);
-                }
+                // What was in doubt may have been resolved after it.
+                closed |= send_event(event, to).await?;
             }
         }
     }
@@ -127,7 +127,7 @@ async fn relay((mut events, mut outputs): Feeds, last: &mut u64, to: &Sender) ->
     }
 }
 
-/// True for the event after which none comes.
+/// True for the event after which none comes by itself.
 async fn send_event(event: RunEvent, to: &Sender) -> Result<bool, Left> {
     let last = matches!(event.event, Some(Event::Closed(_)));
     send(Item::Event(event), to).await?;

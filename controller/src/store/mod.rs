@@ -85,6 +85,9 @@ pub trait Store: Send + Sync + 'static {
     /// The mandates of all runs that are not closed, oldest first.
     async fn open_runs(&self) -> Result<Vec<Mandate>, StoreError>;
 
+    /// The mandate to write behind a run's end what is learnt later; `None` for a run that is open, or that there is not.
+    async fn closed_run(&self, run: RunId) -> Result<Option<Mandate>, StoreError>;
+
     /// A run's events after a sequence number, at most `limit`.
     async fn events(&self, run: RunId, after: u64, limit: u32) -> Result<Vec<RunEvent>, StoreError>;
 

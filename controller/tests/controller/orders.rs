@@ -41,7 +41,7 @@ async fn sign(
 }
 
 async fn finish(session: &Session, order: &str) {
-    let finished = Finished { order: order.to_owned(), outcome: Some(done()) };
+    let finished = Finished { order: order.to_owned(), outcome: Some(done()), run: String::new() };
     session.say(from_agent::Message::Finished(finished)).await;
 }
 

@@ -350,7 +350,7 @@ pub(crate) fn operation(selector: Selector, operation: v1::request::Operation) -
     v1::RunSpec {
         selector: Some(selector),
         kind: Some(v1::run_spec::Kind::Operation(request)),
-        timeout_ms: 0,
+        ..v1::RunSpec::default()
     }
 }
 

@@ -274,7 +274,32 @@ pub(crate) enum Runs {
         #[arg(long, default_value = "")]
         note: String,
     },
-    /// End a run that has not acted yet, or say no to its plan
+    /// Say what you found where an order was left in doubt: it happened, or it did not
+    Resolve {
+        /// Its id, or the beginning of it
+        run: String,
+        /// On this host alone; may be repeated. Without it: wherever something is in doubt
+        #[arg(short = 'H', long = "host")]
+        hosts: Vec<String>,
+        /// What was ordered has happened
+        #[arg(long, required_unless_present = "not_done", conflicts_with = "not_done")]
+        done: bool,
+        /// It has not
+        #[arg(long)]
+        not_done: bool,
+        /// By what you saw it, for the timeline
+        #[arg(long, default_value = "")]
+        note: String,
+    },
+    /// Ask for the same again on the hosts where it did not go well: a new run, with new orders
+    Retry {
+        /// Its id, or the beginning of it
+        run: String,
+        /// On this host alone; may be repeated
+        #[arg(short = 'H', long = "host")]
+        hosts: Vec<String>,
+    },
+    /// End a run, or say no to its plan; what runs is stopped where it can be
     Cancel {
         /// Its id, or the beginning of it
         run: String,

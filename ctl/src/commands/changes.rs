@@ -13,7 +13,7 @@ pub(super) async fn run(invocation: &mut Invocation, asked: Changes) -> Result<E
         count: asked.limit,
     };
     let kind = Kind::Operation(Request { operation: Some(Operation::HostChanges(request)) });
-    let spec = RunSpec { selector: Some(selector), kind: Some(kind), timeout_ms: 0 };
+    let spec = RunSpec { selector: Some(selector), kind: Some(kind), ..RunSpec::default() };
     let run = follow::open(invocation, &client, spec).await?;
     let output = &mut invocation.output;
     if output.format.is_text() {

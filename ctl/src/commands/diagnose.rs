@@ -46,7 +46,7 @@ async fn open(
         parameters: runbook.parameters,
         remedy: remedy.unwrap_or_default(),
     };
-    let spec = RunSpec { selector: Some(selector), kind: Some(Kind::Runbook(call)), timeout_ms: 0 };
+    let spec = RunSpec { selector: Some(selector), kind: Some(Kind::Runbook(call)), ..RunSpec::default() };
     let run = follow::open(invocation, &client, spec).await?;
     show(invocation, &run, &client.context.settings.operator)?;
     Ok(run)

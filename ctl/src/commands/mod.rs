@@ -44,6 +44,10 @@ pub(crate) async fn dispatch(command: Command, invocation: &mut Invocation) -> R
         Command::Runs(Runs::Approve { run, hosts, note }) => {
             runs::approve::run(invocation, &run, hosts, note).await
         }
+        Command::Runs(Runs::Resolve { run, hosts, done, not_done: _, note }) => {
+            runs::resolve::run(invocation, &run, hosts, done, note).await
+        }
+        Command::Runs(Runs::Retry { run, hosts }) => runs::retry::run(invocation, &run, hosts).await,
         Command::Runs(Runs::Cancel { run, reason }) => runs::cancel::run(invocation, &run, reason).await,
         Command::Incidents(Incidents::List { closed, limit }) => {
             incidents::list::run(invocation, closed, limit).await

@@ -34,7 +34,8 @@ pub(super) async fn run(
     timeout_ms: u32,
 ) -> Result<Exit, Error> {
     let client = invocation.connect().await?;
-    let spec = RunSpec { selector: Some(selector), kind: Some(Kind::Operation(request)), timeout_ms };
+    let kind = Some(Kind::Operation(request));
+    let spec = RunSpec { selector: Some(selector), kind, timeout_ms, ..RunSpec::default() };
     let run = follow::open(invocation, &client, spec).await?;
     show(invocation, &run)?;
     Ok(run.exit())

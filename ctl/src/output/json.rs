@@ -90,6 +90,7 @@ mod tests {
                 "failure": { "code": "lost", "message": "the agent restarted", "hint": "" },
                 "started_at_ms": 0,
                 "duration_ms": 0,
+                "found": "",
             })
         );
         let result = v1::ContainerInspectResult { memory_limit_bytes: 1 << 60, ..Default::default() };

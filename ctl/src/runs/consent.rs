@@ -180,11 +180,14 @@ impl Plan {
 /// Whether a request was its own consent: a program written out, on hosts that were named. A plan that passed
 /// [`Plan::examine`] then holds exactly what was typed, and asking would only repeat it.
 pub(crate) fn was_written_out(asked: Option<&RunSpec>) -> bool {
-    let Some(RunSpec { selector: Some(selector), kind: Some(Kind::Operation(request)), .. }) = asked else {
+    let Some(RunSpec { selector: Some(selector), kind: Some(Kind::Operation(request)), retry_of, .. }) =
+        asked
+    else {
         return false;
     };
     let exec = matches!(request.operation, Some(request::Operation::Exec(_)));
-    exec && !selector.all && selector.labels.is_empty() && !selector.hosts.is_empty()
+    // Where something is tried again, an earlier run named the hosts and no person did.
+    exec && retry_of.is_empty() && !selector.all && selector.labels.is_empty() && !selector.hosts.is_empty()
 }
 
 /// The runbook with its parameters, when the manifest speaks of the text that the run was opened with; `None` for a
@@ -440,9 +443,11 @@ mod tests {
                 ..Default::default()
             }),
             kind: request.map(Kind::Operation),
-            timeout_ms: 0,
+            ..RunSpec::default()
         };
         assert!(was_written_out(Some(&on("vps1", "", exec()))));
+        let again = RunSpec { retry_of: "a run".to_owned(), ..on("vps1", "", exec()) };
+        assert!(!was_written_out(Some(&again)));
         assert!(!was_written_out(Some(&on("vps1", "env=prod", exec()))));
         assert!(!was_written_out(Some(&on("", "", exec()))));
         assert!(!was_written_out(Some(&fixtures::restart_operation().spec)));

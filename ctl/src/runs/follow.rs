@@ -212,7 +212,8 @@ impl<'a> Follower<'a> {
                 Ok(Some(message)) => match message.item {
                     Some(Item::Event(event)) => {
                         self.view.apply(event);
-                        if self.view.closed.is_some() {
+                        // What was in doubt may have been resolved behind the end.
+                        if follow && self.view.closed.is_some() {
                             return Ok(Ok(()));
                         }
                         if follow {
@@ -269,7 +270,7 @@ impl<'a> Follower<'a> {
             return Ok(());
         }
         // One plan at a time: a second one that is asked for while the first may still start would do it all twice.
-        let signed_until = signer.ledger.signed_until(signer.run, &plan.places(&self.view));
+        let signed_until = signer.ledger.signed_until(signer.run, plan.bytes(), &plan.places(&self.view));
         if let Some(until) = signed_until.filter(|until| crate::now_ms() <= *until) {
             return Err(Distrust::SignedAlready(moment(until)).into());
         }
@@ -332,7 +333,8 @@ impl<'a> Follower<'a> {
             false => plan.manifest.not_after_ms.saturating_add(CLOCK_ALLOWANCE_MS),
         };
         // Before anything is sent: whoever comes after a crash has to know.
-        signer.ledger.sign(signer.run, until_ms, &plan.places(&self.view))?;
+        signer.ledger.sign(signer.run, plan.bytes(), until_ms, &plan.places(&self.view))?;
+        vigie_failpoint::reached("ctl.signing");
         Pins::of(&signer.state)?.remember(plan.hosts(&self.view))?;
         let signature = plan.sign(&signer.key);
         let request = SignRunRequest {
@@ -340,18 +342,31 @@ impl<'a> Follower<'a> {
             manifest: plan.bytes().to_vec(),
             signatures: vec![signature],
         };
-        match self.client.runs().sign_run(request).await {
-            Ok(_) => Ok(()),
+        let mut pauses = PAUSES.iter();
+        loop {
+            let status = match self.client.runs().sign_run(request.clone()).await {
+                Ok(_) => return Ok(()),
+                Err(status) => status,
+            };
             // The plan's window passed while the person thought, or somebody ended the run: what follows says which.
-            Err(status) if status.code() == Code::FailedPrecondition => {
+            if status.code() == Code::FailedPrecondition {
                 self.invocation
                     .output
                     .say(format!("The plan was not taken: {}", escape(status.message(), false)));
-                Ok(())
+                return Ok(());
             }
-            // The signature may have arrived: the run's events tell.
-            Err(status) if may_pass(&status) => Ok(()),
-            Err(status) => Err(Error::rpc("signing the plan")(status)),
+            if !may_pass(&status) {
+                return Err(Error::rpc("signing the plan")(status));
+            }
+            // The signature may have arrived or not. The same one again changes nothing where it has.
+            let Some(pause) = pauses.next() else {
+                let run = &self.view.run;
+                self.invocation.output.say(format!(
+                    "Nobody answers, so the signature may not have arrived; `vigiectl runs resume {run}` gives it again."
+                ));
+                return Ok(());
+            };
+            tokio::time::sleep(*pause).await;
         }
     }
 

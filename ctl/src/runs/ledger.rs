@@ -6,9 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use data_encoding::HEXLOWER;
 use prost::Message as _;
 use vigie_proto::{
     id::RunId,
+    order::digest,
     v1::{RunSpec, SubmitRunRequest},
 };
 use vigie_transport::credential::write_private;
@@ -21,6 +23,14 @@ use crate::{
 
 /// How long a request is kept: nobody resumes an older run, and what came of it is in the controller's log.
 const KEPT_MS: i64 = 30 * 24 * 3600 * 1000;
+
+/// An order that was signed here.
+struct SignedOrder {
+    /// The digest of its plan's manifest.
+    plan: String,
+    until_ms: i64,
+    place: String,
+}
 
 /// One context's requests.
 #[derive(Debug)]
@@ -56,33 +66,55 @@ impl Ledger {
         SubmitRunRequest::decode(bytes.as_slice()).ok()?.spec
     }
 
-    /// Writes down, before it is sent, that a plan of this run is signed whose orders for these places may start until
+    /// Writes down, before it is sent, that this plan of this run is signed, whose orders for these places may start until
     /// then.
-    pub(crate) fn sign(&self, run: RunId, until_ms: i64, places: &[String]) -> Result<(), Error> {
+    pub(crate) fn sign(
+        &self,
+        run: RunId,
+        manifest: &[u8],
+        until_ms: i64,
+        places: &[String],
+    ) -> Result<(), Error> {
         make(&self.folder)?;
         let kept = self
             .signed(run)
             .into_iter()
-            .filter(|(place, until)| *until >= now_ms() && !places.contains(place));
-        let signed = kept.chain(places.iter().map(|place| (place.clone(), until_ms)));
-        let lines: String = signed.map(|(place, until)| format!("{until} {place}\n")).collect();
+            .filter(|signed| signed.until_ms >= now_ms() && !places.contains(&signed.place));
+        let plan = HEXLOWER.encode(&digest(manifest));
+        let signed = kept.chain(places.iter().map(|place| SignedOrder {
+            plan: plan.clone(),
+            until_ms,
+            place: place.clone(),
+        }));
+        let lines: String =
+            signed.map(|own| format!("{} {} {}\n", own.until_ms, own.plan, own.place)).collect();
         Ok(write_private(&self.signature(run), lines.as_bytes())?)
     }
 
-    /// Until when orders of plans of this run may start that were signed here, by their places.
-    fn signed(&self, run: RunId) -> Vec<(String, i64)> {
+    /// The orders of plans of this run that were signed here.
+    fn signed(&self, run: RunId) -> Vec<SignedOrder> {
         let text = fs::read_to_string(self.signature(run)).unwrap_or_default();
         let line = |line: &str| {
-            let (until, place) = line.split_once(' ')?;
-            Some((place.to_owned(), until.parse().ok()?))
+            let mut words = line.splitn(3, ' ');
+            let (until, plan, place) = (words.next()?, words.next()?, words.next()?);
+            Some(SignedOrder {
+                plan: plan.to_owned(),
+                until_ms: until.parse().ok()?,
+                place: place.to_owned(),
+            })
         };
         text.lines().filter_map(line).collect()
     }
 
-    /// Until when an order for one of these places may start that was signed here already.
-    pub(crate) fn signed_until(&self, run: RunId, places: &[String]) -> Option<i64> {
-        let signed = self.signed(run).into_iter().filter(|(place, _)| places.contains(place));
-        signed.map(|(_, until)| until).max()
+    /// Until when an order for one of these places may start that was signed here already with another plan. The same plan
+    /// signed twice is the same orders, of which each runs once.
+    pub(crate) fn signed_until(&self, run: RunId, manifest: &[u8], places: &[String]) -> Option<i64> {
+        let plan = HEXLOWER.encode(&digest(manifest));
+        let signed = self
+            .signed(run)
+            .into_iter()
+            .filter(|signed| places.contains(&signed.place) && signed.plan != plan);
+        signed.map(|signed| signed.until_ms).max()
     }
 
     /// Whether a plan of this run was signed here.
@@ -123,10 +155,12 @@ mod tests {
         assert_eq!((ledger.known(), ledger.read(old)), (vec![run], None));
         let (one, two) = (["a/".to_owned()], ["b/".to_owned()]);
         let later = now_ms() + 60_000;
-        ledger.sign(run, later, &one).unwrap();
-        assert_eq!((ledger.signed_until(run, &one), ledger.signed_until(run, &two)), (Some(later), None));
-        ledger.sign(run, later + 1, &two).unwrap();
-        assert_eq!(ledger.signed_until(run, &one), Some(later));
+        let until = |manifest: &[u8], places: &[String]| ledger.signed_until(run, manifest, places);
+        ledger.sign(run, b"first", later, &one).unwrap();
+        assert_eq!((until(b"other", &one), until(b"other", &two)), (Some(later), None));
+        assert_eq!(until(b"first", &one), None, "the same plan is the same orders");
+        ledger.sign(run, b"second", later + 1, &two).unwrap();
+        assert_eq!(until(b"second", &one), Some(later));
         ledger.forget(run).unwrap();
         assert_eq!((ledger.known(), ledger.read(run)), (Vec::new(), None));
     }

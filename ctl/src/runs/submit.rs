@@ -25,6 +25,7 @@ pub(crate) async fn submit(
     let request = SubmitRunRequest { run: run.to_string(), spec: Some(spec) };
     let ledger = Ledger::of(&invocation.home.state(&client.context.name)?);
     ledger.write(run, &request)?;
+    vigie_failpoint::reached("ctl.submitting");
     match send(invocation, client, run, request).await {
         Ok(()) => Ok(run),
         Err(error) => {

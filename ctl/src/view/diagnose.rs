@@ -447,8 +447,14 @@ pub(crate) fn failure(outcome: &Outcome, reason: &str, look: &Look) -> String {
                 // Lines of their own stay under the hint, so that a host's words cannot pass for another host's.
                 hint => format!("\n  {} {}", look.cyan("hint:"), text_lines(hint).join("\n        ")),
             };
-            format!("{word}: {}{hint}", escape(reason, false))
+            let reason = escape(reason, false);
+            // Of what was stopped, what a look told afterwards; of the rest, the reason has it.
+            match escape(&outcome.found, false) {
+                found if found.is_empty() || *found == *reason => format!("{word}: {reason}{hint}"),
+                found => format!("{word}: {reason}; {found}{hint}"),
+            }
         }
+        _ if !outcome.found.is_empty() => format!("{word}: {}", escape(&outcome.found, false)),
         _ => word,
     }
 }

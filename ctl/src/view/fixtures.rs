@@ -71,7 +71,7 @@ pub(crate) fn fleet(count: usize, kind: Kind) -> Fleet {
         })
         .collect();
     let selector = Selector { all: true, ..Default::default() };
-    let spec = RunSpec { selector: Some(selector), kind: Some(kind), timeout_ms: 0 };
+    let spec = RunSpec { selector: Some(selector), kind: Some(kind), ..RunSpec::default() };
     Fleet { spec, targets, runbooks: Vec::new(), events: Vec::new() }
 }
 

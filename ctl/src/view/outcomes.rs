@@ -38,7 +38,7 @@ fn groups(view: &RunView, look: &Look) -> Vec<Group> {
         let status = outcome.map(Outcome::status);
         let headline = match outcome {
             None => look.dim(&waits_for(view, target, look)),
-            Some(outcome) if outcome.is_success() => String::new(),
+            Some(outcome) if outcome.is_success() && outcome.found.is_empty() => String::new(),
             Some(outcome) => failure(outcome, view.reason(target, outcome), look),
         };
         let output = outcome.map(|outcome| output(outcome, look)).unwrap_or_default();

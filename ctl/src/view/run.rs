@@ -54,6 +54,16 @@ pub(crate) struct RunView {
     pub(crate) events: Vec<RunEvent>,
 }
 
+/// Whether a request is worth making again on a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// It did what it is for.
+    Well,
+    Worth,
+    /// Somebody has to find out first whether it happened.
+    InDoubt,
+}
+
 /// One task of the plan.
 #[derive(Debug, Clone)]
 pub(crate) struct TaskView {
@@ -169,6 +179,14 @@ impl RunView {
             Some(Event::Ended(ended)) => {
                 for ended in &ended.tasks {
                     self.task(&ended.order, |task| task.outcome.clone_from(&ended.outcome));
+                }
+            }
+            Some(Event::Resolved(resolved)) => {
+                for ended in &resolved.tasks {
+                    self.task(&ended.order, |task| task.outcome.clone_from(&ended.outcome));
+                }
+                if let Some(closed) = &mut self.closed {
+                    *closed = Closed { verdict: resolved.verdict, reason: resolved.reason.clone() };
                 }
             }
             Some(Event::Closed(closed)) => {
@@ -396,6 +414,29 @@ impl RunView {
             Some(rest) if rest.starts_with(' ') => rest.strip_prefix(" is ").unwrap_or(rest.trim_start()),
             _ => message,
         }
+    }
+
+    /// A target's host.
+    pub(crate) fn host_name(&self, target: u32) -> &str {
+        self.target(target).map_or("", |target| target.host_name.as_str())
+    }
+
+    /// Whether the same request is worth making again there.
+    pub(crate) fn again(&self, target: u32) -> Again {
+        let mut outcomes =
+            self.tasks.iter().filter(|task| task.target == target).map(|task| task.outcome.as_ref());
+        if outcomes.any(|outcome| outcome.is_some_and(|outcome| outcome.status() == OutcomeStatus::InDoubt)) {
+            return Again::InDoubt;
+        }
+        let well = match (self.runbook_id(), self.mode()) {
+            (None, _) => self.outcome(target).is_some_and(Outcome::is_success),
+            (Some(_), RunMode::Run) => match self.entries.get(&target) {
+                Some(_) => self.verifications.get(&target).is_some_and(|conclusion| conclusion.verified),
+                None => matches!(self.health(target), Health::Healthy | Health::Noted),
+            },
+            (Some(_), _) => !matches!(self.health(target), Health::Unknown | Health::Unreachable),
+        };
+        if well { Again::Well } else { Again::Worth }
     }
 
     /// The exit status that the run comes down to.

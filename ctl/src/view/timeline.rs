@@ -171,6 +171,23 @@ fn lines(view: &RunView, event: &RunEvent, look: &Look) -> Vec<String> {
             let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
             vec![format!("{} ends the run{reason}", look.bold(&by))]
         }
+        Some(Event::Resolved(resolved)) => {
+            let by = match resolved.operator.as_str() {
+                "" => "its agent".to_owned(),
+                by => look.bold(&escape(by, false)),
+            };
+            grouped(
+                view,
+                resolved.tasks.iter().map(|ended| {
+                    let (target, what) = task(view, &ended.order);
+                    let how = ended.outcome.as_ref().map_or_else(String::new, |outcome| {
+                        let reason = view.reason(target.unwrap_or(u32::MAX), outcome);
+                        diagnose::failure(outcome, reason, look).replace('\n', "\n    ")
+                    });
+                    (target, format!("{what}: was in doubt, {by} says now: {how}"))
+                }),
+            )
+        }
         Some(Event::Noted(noted)) => {
             let by = if noted.operator.is_empty() {
                 String::new()

@@ -165,11 +165,9 @@ impl Keeping {
         let made = (|| {
             DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
             let keep = usize::try_from(call.keep).unwrap_or(KEPT);
-            for (name, bytes) in [
-                ("call", call.encode_to_vec()),
-                ("ended", vec![0; 2 * keep + BESIDE]),
-                ("lock", Vec::new()),
-            ] {
+            for (name, bytes) in
+                [("call", call.encode_to_vec()), ("ended", vec![0; 2 * keep + BESIDE]), ("lock", Vec::new())]
+            {
                 let mut file =
                     File::options().write(true).create_new(true).mode(0o600).open(folder.join(name))?;
                 file.write_all(&bytes)?;
@@ -288,7 +286,8 @@ fn launcher(keeping: &Keeping, folder: &Path, number: u32) -> Command {
 fn ask_to_stop(folder: &Path) {
     let Ok(mut lock) = File::open(folder.join("lock")) else { return };
     let mut text = String::new();
-    if flock(&lock, FlockOperation::NonBlockingLockShared).is_ok() || lock.read_to_string(&mut text).is_err() {
+    if flock(&lock, FlockOperation::NonBlockingLockShared).is_ok() || lock.read_to_string(&mut text).is_err()
+    {
         return;
     }
     if let Some(pid) = text.trim().parse().ok().and_then(rustix::process::Pid::from_raw) {
@@ -434,7 +433,8 @@ async fn run(call: &Call, deadline: Instant) -> Ended {
             ..Ended::default()
         },
         Err(error) => {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            let cause =
+                std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
             Ended { failed: format!("{error}{cause}"), ..Ended::default() }
         }
     }

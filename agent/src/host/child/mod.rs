@@ -530,7 +530,10 @@ mod tests {
         let (told, mut pids) = tokio::sync::mpsc::unbounded_channel();
         let sink = Told(Mutex::new(told));
         let stop = CancellationToken::new();
-        let run = script("trap '' TERM; sleep 300 & echo $!; wait; wait").sink(&sink).stop(stop.clone()).run(ample());
+        let run = script("trap '' TERM; sleep 300 & echo $!; wait; wait")
+            .sink(&sink)
+            .stop(stop.clone())
+            .run(ample());
         tokio::pin!(run);
         let pid = tokio::select! {
             _ = &mut run => panic!("it ended"),

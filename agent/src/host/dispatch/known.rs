@@ -51,7 +51,10 @@ impl Dispatch {
         }
         let begun: Vec<_> = self.shared.journal.index().started().collect();
         for order in begun {
-            let (begun, at_ms) = match (self.shared.journal.begun(order).await, self.shared.journal.standing(order)) {
+            let (begun, at_ms) = match (
+                self.shared.journal.begun(order).await,
+                self.shared.journal.standing(order),
+            ) {
                 (Ok(Some(begun)), Some(Standing::Started { at_ms, .. })) => (begun, at_ms),
                 (Err(error), _) => {
                     tracing::error!(%order, error = &error as &dyn std::error::Error, "how an order began cannot be read");
@@ -62,7 +65,8 @@ impl Dispatch {
             tracing::warn!(%order, "an order had begun when the agent ended: finding out what became of it");
             self.underway.insert(order, Underway::running(at_ms));
             // Nobody else is on the stack before this loop takes its first order.
-            let alone = self.shared.stack(&begun.stack).try_lock_owned().ok().filter(|_| !begun.stack.is_empty());
+            let alone =
+                self.shared.stack(&begun.stack).try_lock_owned().ok().filter(|_| !begun.stack.is_empty());
             self.ordered.spawn(find_out(Arc::clone(&self.shared), order, begun, at_ms, alone));
         }
     }

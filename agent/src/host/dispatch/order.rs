@@ -188,8 +188,9 @@ async fn finish(shared: &Shared, order: &Verified, outcome: Outcome, otherwise: 
 
 /// An end that nobody knows.
 pub(super) fn in_doubt(code: &str, message: &str) -> Outcome {
-    let failure = Failure::new(code, message)
-        .hint("look at the host, and say what you found: `vigiectl runs resolve`; the order is never run again");
+    let failure = Failure::new(code, message).hint(
+        "look at the host, and say what you found: `vigiectl runs resolve`; the order is never run again",
+    );
     Outcome::ended(OutcomeStatus::InDoubt, failure)
 }
 

@@ -9,8 +9,8 @@ use vigie_proto::{
     id::{BatchId, HostId, RunId},
     order::{Batch, Domain, SigningKey, TrustedKeys, digest},
     v1::{
-        self, ComposeRestartRequest, ComposeRestartResult, ExecRequest, ExecResult, HostFactsRequest,
-        HostFactsResult, Hello, OutputSource, PostgresTerminatePreviewResult, PostgresTerminateRequest,
+        self, ComposeRestartRequest, ComposeRestartResult, ExecRequest, ExecResult, Hello, HostFactsRequest,
+        HostFactsResult, OutputSource, PostgresTerminatePreviewResult, PostgresTerminateRequest,
         PostgresTerminateResult, Request, SignedTrustList, TrustList, TrustedOperator, request, result,
     },
 };

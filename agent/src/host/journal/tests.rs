@@ -52,7 +52,10 @@ fn outcomes_are_kept_until_they_are_acknowledged_and_can_be_read_afterwards() {
     let mut journal = empty();
     let order = TaskId::new();
     journal.finished(order, finished(order, "refused"), 1).unwrap();
-    assert_eq!(again(&journal).index().unacknowledged().map(|(order, ..)| order).collect::<Vec<_>>(), [order]);
+    assert_eq!(
+        again(&journal).index().unacknowledged().map(|(order, ..)| order).collect::<Vec<_>>(),
+        [order]
+    );
     journal.acknowledged(&[order, TaskId::new()], 2).unwrap();
     let mut journal = again(&journal);
     assert_eq!(journal.index().unacknowledged().count(), 0);

@@ -172,7 +172,8 @@ pub(in crate::operations) async fn restore(
         writers: now.writers.clone(),
         ..BackupRestoreResult::default()
     };
-    let mut work = Work { cx, stack: &stack, tools: &tools, dump: &dump, done, begun: Instant::now(), is_closed: false };
+    let mut work =
+        Work { cx, stack: &stack, tools: &tools, dump: &dump, done, begun: Instant::now(), is_closed: false };
     let ended = work.all(&folder, request.waive_saving).await;
     work.done.duration_ms = u32::try_from(work.begun.elapsed().as_millis()).unwrap_or(u32::MAX);
     match ended {
@@ -181,7 +182,9 @@ pub(in crate::operations) async fn restore(
             let stand = match (work.done.swapped, work.is_closed) {
                 (true, _) => "the backup's database is in service",
                 (false, false) => "the old database is in service, untouched",
-                (false, true) => "the old database is untouched, and takes no sessions until it is opened again",
+                (false, true) => {
+                    "the old database is untouched, and takes no sessions until it is opened again"
+                }
             };
             fault.failure.message = format!("{}; {stand}", fault.failure.message);
             Err(fault.partial(result::Operation::BackupRestore(work.done)))

@@ -9,8 +9,10 @@ use ::redis::{Value, cmd};
 use tokio::time::Instant;
 use vigie_proto::{
     id::TaskId,
-    v1::{Failure, OutcomeStatus, RedisFlushPreviewRequest, RedisFlushPreviewResult, RedisFlushRequest,
-    RedisFlushResult, RedisQueuesResult, result},
+    v1::{
+        Failure, OutcomeStatus, RedisFlushPreviewRequest, RedisFlushPreviewResult, RedisFlushRequest,
+        RedisFlushResult, RedisQueuesResult, result,
+    },
 };
 
 use super::{broken, count, enter, info, list, queues, string};

@@ -460,6 +460,16 @@ fn rollout(entries: &mut Entries<'_>, reader: &mut Reader<'_>) -> Rollout {
             }
         }
     }
+    if let Some(scalar) = entries.take("budget").and_then(|node| reader.scalar(node, "`budget`")) {
+        match scalar.text.parse() {
+            Ok(budget) if budget > 0 => rollout.budget = Some(budget),
+            _ => reader.error(
+                scalar.span,
+                format!("`budget` is a number of targets from 1 on, not `{}`", scalar.text),
+                "how many targets may be wrong or under way at once",
+            ),
+        }
+    }
     entries.close(reader);
     rollout
 }

@@ -14,7 +14,8 @@ use vigie_proto::{
 
 use super::{
     ProbeKey, State, Surroundings, Task, TaskState,
-    decide::{LOST_SIGHT, ended, give_up, place, subject},
+    decide::{ended, give_up, place, subject},
+    doubt::LOST_SIGHT,
     plan,
     planned::Plan,
     target::Passage,
@@ -106,6 +107,15 @@ fn has_begun(state: &State, plan: &Plan, entry: &PlanEntry) -> bool {
         || !state.targets[entry.target as usize].steps.is_empty()
 }
 
+/// Entries that have acted and whose verification has not spoken.
+pub(super) fn unverified(state: &State) -> usize {
+    let of = |plan: &Plan| {
+        let verifying = |entry: &&PlanEntry| progress(state, plan, entry) == Progress::Verifying;
+        plan.entries.iter().filter(verifying).count()
+    };
+    state.plans.iter().filter(|plan| plan.is_agreed()).map(of).sum()
+}
+
 pub(super) fn is_acting(state: &State, plan: &Plan) -> bool {
     plan.entries.iter().any(|entry| progress(state, plan, entry) == Progress::Acting)
 }
@@ -192,10 +202,10 @@ fn open_waves<'a>(state: &State, plan: &'a Plan) -> (&'a [PlanEntry], Gate) {
         let progress: Vec<_> = wave.iter().map(|entry| progress(state, plan, entry)).collect();
         bad += progress.iter().filter(|progress| **progress == Progress::Bad).count();
         if progress.iter().any(|progress| matches!(progress, Progress::Acting | Progress::Verifying)) {
-            let gate = if bad > rollout.max_failures { Gate::Shut } else { Gate::Open };
+            let gate = if rollout.is_spent(bad) { Gate::Shut } else { Gate::Open };
             return (&plan.entries[..begun], gate);
         }
-        if bad > rollout.max_failures && state.runbook.is_some() {
+        if rollout.is_spent(bad) && state.runbook.is_some() {
             return (&plan.entries[..begun], Gate::Shut);
         }
     }
@@ -302,7 +312,13 @@ pub(super) fn ready<'a>(state: &'a State, plan: &'a Plan) -> impl Iterator<Item 
     let (entries, gate) = open_waves(state, plan);
     let shut = (gate == Gate::Shut && state.runbook.is_some()) || state.cancelled.is_some();
     let entries = if shut { &[] } else { entries };
-    entries.iter().filter(|entry| progress(state, plan, entry) == Progress::Acting).filter_map(|entry| {
+    let mut room = room(state, plan);
+    let acting = entries.iter().filter(|entry| progress(state, plan, entry) == Progress::Acting);
+    // What has begun goes on; of the rest as many begin as may go wrong.
+    let mut may_go_on = move |entry: &&PlanEntry| {
+        has_begun(state, plan, entry) || room.checked_sub(1).map(|left| room = left).is_some()
+    };
+    acting.filter(move |entry| may_go_on(entry)).filter_map(|entry| {
         let next = next(state, plan, entry)?;
         let begun = match &next {
             Next::Task(_, task) => task.state != TaskState::Pending,
@@ -310,6 +326,21 @@ pub(super) fn ready<'a>(state: &'a State, plan: &'a Plan) -> impl Iterator<Item 
         };
         (!begun).then_some((entry, next))
     })
+}
+
+/// How many more entries may begin within the rollout's budget.
+fn room(state: &State, plan: &Plan) -> usize {
+    let Some(runbook) = &state.runbook else { return usize::MAX };
+    let mut bad = plan::gone_wrong(state, Some(plan));
+    let mut under_way = 0;
+    for entry in &plan.entries {
+        match progress(state, plan, entry) {
+            Progress::Bad => bad += 1,
+            Progress::Acting | Progress::Verifying => under_way += usize::from(has_begun(state, plan, entry)),
+            Progress::Good => {}
+        }
+    }
+    runbook.runbook().rollout.room(bad, under_way)
 }
 
 /// The orders whose turn it is.

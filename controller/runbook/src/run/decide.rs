@@ -11,7 +11,7 @@ use vigie_proto::{
 
 use super::Challenge;
 use super::{
-    Holder, Ids, Input, Rejected, State, TargetState, TaskState, act, beside, plan, verdict, waits,
+    Holder, Ids, Input, Rejected, State, TargetState, TaskState, act, beside, doubt, plan, verdict, waits,
     wanted::{Asked, diagnosis},
 };
 use crate::Subject;
@@ -87,7 +87,12 @@ fn react(state: &State, input: Input, around: &mut Surroundings<'_>) -> Result<O
     if state.closed.is_some() {
         return match input {
             Input::Signed { .. } | Input::Cancel { .. } | Input::ManualDone { .. } => Err(Rejected::Closed),
-            // Late reports are harmless: the log says how the run ended.
+            Input::Resolve { operator, hosts, done, note } => {
+                doubt::resolve(state, operator, &hosts, done, note)
+            }
+            // What was in doubt is known now.
+            Input::Ended { order, outcome } => Ok(doubt::spoken(state, order, outcome)),
+            // Other late reports are harmless: the log says how the run ended.
             _ => Ok(None),
         };
     }
@@ -108,10 +113,13 @@ fn react(state: &State, input: Input, around: &mut Surroundings<'_>) -> Result<O
         }
         Input::Ended { order, outcome } => {
             let task = state.tasks().find(|task| task.order == order);
-            let fresh =
-                task.is_some_and(|task| task.state != TaskState::Ended || is_guess(task.outcome.as_ref()));
-            let ended = TaskEnded { order: order.to_string(), outcome: Some(outcome) };
-            Ok(fresh.then(|| Event::Ended(TasksEnded { tasks: vec![ended] })))
+            match task {
+                Some(task) if task.state != TaskState::Ended => {
+                    let ended = TaskEnded { order: order.to_string(), outcome: Some(outcome) };
+                    Ok(Some(Event::Ended(TasksEnded { tasks: vec![ended] })))
+                }
+                _ => Ok(doubt::spoken(state, order, outcome)),
+            }
         }
         Input::Signed { manifest, signatures, operator } => {
             sign(state, &manifest, signatures, operator, around)
@@ -120,6 +128,7 @@ fn react(state: &State, input: Input, around: &mut Surroundings<'_>) -> Result<O
             waits::acknowledge(state, operator, &hosts, note).map(Some)
         }
         Input::Cancel { operator, reason } => cancel(state, operator, reason),
+        Input::Resolve { operator, hosts, done, note } => doubt::resolve(state, operator, &hosts, done, note),
     }
 }
 
@@ -132,23 +141,16 @@ fn cancel(state: &State, operator: String, reason: String) -> Result<Option<Even
         };
         return Ok(Some(closed(RunVerdict::Cancelled, why)));
     }
-    // What was sent cannot be taken back; what was not never will be.
-    let unsent = state.tasks().any(|task| task.state == TaskState::Pending);
+    // What was not sent never will be; what was is stopped where it can be.
+    let unended = state.tasks().any(|task| task.state != TaskState::Ended);
     let waits = state.plan().is_some_and(|plan| act::has_waits(state, plan));
     if state.cancelled.is_some() {
         return Ok(None);
     }
-    match unsent || waits || !plan::next_wave(state).is_empty() {
+    match unended || waits || !plan::next_wave(state).is_empty() {
         true => Ok(Some(Event::CancelAsked(CancelAsked { operator, reason }))),
         false => Err(Rejected::TooLate),
     }
-}
-
-/// The code of outcomes that the controller wrote because it lost sight of an agent; the agent's word replaces them.
-pub(super) const LOST_SIGHT: &str = "lost_sight";
-
-fn is_guess(outcome: Option<&Outcome>) -> bool {
-    outcome.and_then(|outcome| outcome.failure.as_ref()).is_some_and(|failure| failure.code == LOST_SIGHT)
 }
 
 fn sign(

@@ -15,6 +15,7 @@
 mod act;
 mod beside;
 mod decide;
+mod doubt;
 mod open;
 mod plan;
 mod planned;
@@ -78,6 +79,9 @@ pub enum Input {
     ManualDone { operator: String, hosts: Vec<String>, note: String },
     /// An operator ends the run.
     Cancel { operator: String, reason: String },
+    /// An operator says what they found where orders are in doubt: on these hosts, or on all of them. Taken by a closed
+    /// run, too.
+    Resolve { operator: String, hosts: Vec<String>, done: bool, note: String },
     /// A host came or went, or the time that [`Effect::WakeAt`] named has come.
     Tick,
 }
@@ -90,6 +94,8 @@ pub enum Effect {
     Probe { key: ProbeKey, host: HostId, from: Vantage, request: Request, timeout_ms: u32 },
     /// Hand an order to its agent. Worth handing over again in the host's next session.
     Execute { order: TaskId, host: HostId, execute: Execute },
+    /// Ask an agent not to begin an order, or to stop it. Worth asking again in the host's next session.
+    Cancel { order: TaskId, host: HostId },
     /// Come back with [`Input::Tick`] at this time, Unix milliseconds.
     WakeAt(i64),
 }
@@ -130,8 +136,10 @@ pub enum Rejected {
     NoSignature,
     #[error("the run waits for no person {0}")]
     NobodyWaitedFor(String),
-    #[error("every order of the run is sent, and what was sent cannot be taken back")]
+    #[error("every order of the run has ended, and what was done is not taken back")]
     TooLate,
+    #[error("no order of the run is in doubt{0}")]
+    NothingInDoubt(String),
 }
 
 #[cfg(test)]

@@ -121,7 +121,8 @@ pub(super) fn next_wave(state: &State) -> Vec<usize> {
         return left.to_vec();
     }
     let rollout = state.runbook.as_ref().map(|runbook| runbook.runbook().rollout.clone()).unwrap_or_default();
-    if state.cancelled.is_some() || left.is_empty() || gone_wrong(state, None) > rollout.max_failures {
+    let bad = gone_wrong(state, None);
+    if state.cancelled.is_some() || left.is_empty() || rollout.is_spent(bad) {
         return Vec::new();
     }
     let mut begun = 0;
@@ -129,7 +130,8 @@ pub(super) fn next_wave(state: &State) -> Vec<usize> {
         begun += size;
         begun > planned
     });
-    left[..size.unwrap_or(left.len()).min(left.len())].to_vec()
+    // The waves before are over: nothing else is under way.
+    left[..size.unwrap_or(left.len()).min(left.len()).min(rollout.room(bad, 0))].to_vec()
 }
 
 /// How many targets something is proposed for and nothing was planned for that a person agreed to.

@@ -57,6 +57,8 @@ impl Plan {
                     state: TaskState::Pending,
                     started_at_ms: 0,
                     heard_at_ms: 0,
+                    is_lost: false,
+                    resolved_by: String::new(),
                     outcome: None,
                 })
             })

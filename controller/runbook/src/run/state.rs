@@ -7,14 +7,14 @@ use vigie_proto::{
     order::BatchError,
     v1::{
         Change, Leaf, Opened, Outcome, PlanEntry, ProbePurpose, RunEvent, RunMode, RunPhase, RunSpec,
-        RunSummary, RunVerdict, WaitEnd, run_event::Event, run_spec::Kind,
+        RunSummary, RunVerdict, TaskEnded, WaitEnd, run_event::Event, run_spec::Kind,
     },
 };
 
 use super::{
     act,
     decide::place,
-    plan,
+    doubt, plan,
     planned::Plan,
     suite::Whole,
     target::{Passage, TargetState},
@@ -57,6 +57,10 @@ pub struct Task {
     /// The controller's clock when it heard of the start; 0 before.
     pub(super) heard_at_ms: i64,
     pub outcome: Option<Outcome>,
+    /// The controller lost sight of its agent.
+    pub(super) is_lost: bool,
+    /// Who looked what became of it, where it was in doubt; empty for nobody.
+    pub resolved_by: String,
 }
 
 /// How far an order has come.
@@ -230,13 +234,16 @@ impl State {
             }
             Event::Ended(ended) => {
                 for ended in &ended.tasks {
-                    let task = self.task_mut(seq, &ended.order)?;
-                    task.state = TaskState::Ended;
-                    task.outcome.clone_from(&ended.outcome);
-                    let target = task.target;
-                    let target = self.target_mut(seq, place(target))?;
-                    target.acted_at_ms = event.at_ms;
-                    target.last_seen_ms = event.at_ms;
+                    self.end(seq, ended, "", event.at_ms)?;
+                }
+            }
+            Event::Resolved(resolved) => {
+                for ended in &resolved.tasks {
+                    self.end(seq, ended, &resolved.operator, event.at_ms)?;
+                }
+                if let Some((verdict, reason, _)) = &mut self.closed {
+                    *verdict = resolved.verdict();
+                    reason.clone_from(&resolved.reason);
                 }
             }
             Event::WaitsOpened(opened) => {
@@ -302,6 +309,26 @@ impl State {
         self.targets.get_mut(target as usize).map(Arc::make_mut).ok_or(Corrupt::Target { seq, target })
     }
 
+    /// An order has ended, as its agent, the controller or a person says.
+    pub(super) fn end(
+        &mut self,
+        seq: u64,
+        ended: &TaskEnded,
+        resolved_by: &str,
+        at_ms: i64,
+    ) -> Result<(), Corrupt> {
+        let task = self.task_mut(seq, &ended.order)?;
+        task.state = TaskState::Ended;
+        task.outcome.clone_from(&ended.outcome);
+        task.is_lost |= doubt::is_lost(ended.outcome.as_ref());
+        resolved_by.clone_into(&mut task.resolved_by);
+        let target = task.target;
+        let target = self.target_mut(seq, place(target))?;
+        target.acted_at_ms = at_ms;
+        target.last_seen_ms = at_ms;
+        Ok(())
+    }
+
     /// A step is behind its target, one way or another.
     fn pass(
         &mut self,
@@ -338,7 +365,9 @@ impl State {
     /// What was asked for.
     pub fn spec(&self) -> &RunSpec {
         // `begin` refuses an opening without one.
-        self.opened.spec.as_ref().unwrap_or(const { &RunSpec { selector: None, timeout_ms: 0, kind: None } })
+        self.opened.spec.as_ref().unwrap_or(
+            const { &RunSpec { selector: None, timeout_ms: 0, kind: None, retry_of: String::new() } },
+        )
     }
 
     /// The sequence number of the last event.

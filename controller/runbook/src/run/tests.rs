@@ -187,6 +187,12 @@ impl World {
         self.events.push(event);
     }
 
+    /// The log of a closed run folds to the state that it was.
+    fn crash_closed(&self) {
+        let folded = State::fold(self.state.run(), &self.events).unwrap();
+        assert_eq!(format!("{folded:?}"), format!("{:?}", self.state), "fold(events) is the state");
+    }
+
     fn wanted(&self) -> Vec<Effect> {
         wanted(&self.state, self.now_ms, &|host| self.connected.contains(&host))
     }
@@ -202,7 +208,9 @@ impl World {
             .iter()
             .filter(|effect| match effect {
                 Effect::Probe { from, .. } if *from != Vantage::Host => true,
-                Effect::Probe { host, .. } | Effect::Execute { host, .. } => self.connected.contains(host),
+                Effect::Probe { host, .. } | Effect::Execute { host, .. } | Effect::Cancel { host, .. } => {
+                    self.connected.contains(host)
+                }
                 Effect::WakeAt(_) => false,
             })
             .cloned()
@@ -227,6 +235,13 @@ impl World {
             Effect::Execute { order, host, execute } => {
                 let outcome = self.execute(order, host, &execute.leaf);
                 self.input(Input::Started { order, at_ms: self.now_ms }).unwrap();
+                self.input(Input::Ended { order, outcome }).unwrap();
+            }
+            // An agent that never had it will not take it any more; for one that carried it out it comes too late.
+            Effect::Cancel { order, .. } => {
+                let never =
+                    Outcome::ended(OutcomeStatus::Cancelled, v1::Failure::new("withdrawn", "never begun"));
+                let outcome = self.journal.entry(order).or_insert(never).clone();
                 self.input(Input::Ended { order, outcome }).unwrap();
             }
             Effect::WakeAt(_) => {}
@@ -385,6 +400,43 @@ fn a_canary_that_does_not_recover_stops_the_rollout() {
     assert_eq!(outcomes, [OutcomeStatus::Succeeded, OutcomeStatus::Cancelled, OutcomeStatus::Cancelled]);
 }
 
+/// How many targets have gone wrong or are under way.
+fn at_risk(world: &World) -> usize {
+    let risky = |outcome: Option<&Outcome>| outcome.is_none_or(|outcome| !outcome.is_success());
+    let tasks = world.state.tasks().filter(|task| task.state != TaskState::Pending);
+    tasks
+        .filter(|task| {
+            let target = &world.state.targets()[task.target];
+            let verified = target.verified.as_ref().is_some_and(|verified| verified.verified);
+            risky(task.outcome.as_ref()) || !verified
+        })
+        .count()
+}
+
+#[test]
+fn a_budget_is_never_exceeded_whatever_becomes_of_those_under_way() {
+    let text = format!("{RUNBOOK}rollout: {{ batches: [1, 10], max_failures: 9, budget: 3 }}\n");
+    let mut world = World::of(&text, 8, RunMode::Run);
+    world.stopped.extend(world.hosts.clone());
+    while world.step(0) {}
+    world.sign().unwrap();
+    // The canary does well; then nothing helps any more.
+    while world.effects.is_empty() {
+        assert!(world.step(0));
+    }
+    world.hopeless.extend(world.hosts.clone());
+    let mut most = 0;
+    while world.state.closed().is_none() && world.step(1) {
+        most = most.max(at_risk(&world));
+    }
+    assert_eq!(most, 3, "as many as may go wrong at once, and no more");
+    assert_eq!(
+        world.state.closed().map(|(verdict, reason, _)| (verdict, reason)),
+        Some((RunVerdict::Unresolved, "7 of 8 not repaired"))
+    );
+    assert_eq!(world.effects.len(), 4, "one that did well, and three that did not");
+}
+
 #[test]
 fn signatures_that_do_not_fit_are_rejected() {
     let mut world = World::runbook(1, RunMode::Run);
@@ -441,14 +493,107 @@ fn an_order_to_a_host_that_is_away_is_given_up_and_one_that_was_sent_is_in_doubt
 #[test]
 fn cancelling_is_told_truthfully() {
     let cancel = || Input::Cancel { operator: "ada".to_owned(), reason: String::new() };
-    let mut world = World::runbook(1, RunMode::Run);
-    world.stopped.insert(world.hosts[0]);
-    while world.step(0) {}
+    let planned = || {
+        let mut world = World::runbook(1, RunMode::Run);
+        world.stopped.insert(world.hosts[0]);
+        while world.step(0) {}
+        world
+    };
+    let (mut world, mut late, mut sent) = (planned(), planned(), planned());
     let mut declined = World::runbook(1, RunMode::Run);
     declined.input(cancel()).unwrap();
     assert_eq!(declined.finish(), (RunVerdict::Cancelled, "cancelled by ada".to_owned()));
+    // It runs, and its agent stops it.
     world.sign().unwrap();
-    assert_eq!(world.input(cancel()), Err(Rejected::TooLate), "the only order is sent");
+    let order = world.state.tasks().next().unwrap().order;
+    world.input(Input::Started { order, at_ms: world.now_ms }).unwrap();
+    world.input(cancel()).unwrap();
+    let withdrawals = world.wanted();
+    assert!(
+        withdrawals
+            .iter()
+            .any(|effect| matches!(effect, Effect::Cancel { order: asked, .. } if *asked == order))
+    );
+    assert!(
+        !withdrawals.iter().any(|effect| matches!(effect, Effect::Execute { .. })),
+        "nothing is handed over again"
+    );
+    let stopped = Outcome::ended(OutcomeStatus::Cancelled, v1::Failure::new("stopped", "as asked"));
+    world.input(Input::Ended { order, outcome: stopped }).unwrap();
+    assert_eq!(
+        world.finish(),
+        (RunVerdict::Cancelled, "cancelled by ada; 1 stopped while running".to_owned())
+    );
+
+    // It was sent, and its agent never had it.
+    sent.sign().unwrap();
+    sent.input(cancel()).unwrap();
+    assert_eq!(sent.finish().0, RunVerdict::Cancelled);
+    assert!(sent.effects.is_empty());
+
+    // It has ended, and only its verification is left.
+    late.sign().unwrap();
+    while late.state.phase() != RunPhase::Verifying {
+        assert!(late.step(0));
+    }
+    assert_eq!(late.input(cancel()), Err(Rejected::TooLate), "what was done is not taken back");
+}
+
+fn in_doubt() -> World {
+    let exec = ExecRequest { program: "uptime".to_owned(), args: vec![] };
+    let exec = Request { operation: Some(request::Operation::Exec(exec)) };
+    let mut world = World::new(2, &Kind::Operation(exec));
+    world.input(Input::Tick).unwrap();
+    world.sign().unwrap();
+    world.connected.clear();
+    assert_eq!(world.finish(), (RunVerdict::InDoubt, "2 of 2 in doubt".to_owned()));
+    world
+}
+
+fn resolve(hosts: &[&str], done: bool) -> Input {
+    let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+    Input::Resolve { operator: "bob".to_owned(), hosts, done, note: "uptime says so".to_owned() }
+}
+
+#[test]
+fn a_person_says_what_became_of_an_order_in_doubt() {
+    let mut world = in_doubt();
+    let verdict = |world: &World| {
+        world.state.closed().map(|(verdict, reason, _)| (verdict, reason.to_owned())).unwrap()
+    };
+    assert_eq!(world.input(resolve(&["vps3"], true)), Err(Rejected::NothingInDoubt(" on vps3".to_owned())));
+    world.input(resolve(&["vps1"], true)).unwrap();
+    assert_eq!(verdict(&world), (RunVerdict::InDoubt, "1 of 2 in doubt".to_owned()));
+    assert_eq!(world.input(resolve(&["vps1"], false)), Err(Rejected::NothingInDoubt(" on vps1".to_owned())));
+    world.input(resolve(&[], false)).unwrap();
+    assert_eq!(verdict(&world), (RunVerdict::Failed, "1 of 2 failed".to_owned()));
+    assert_eq!(world.input(resolve(&[], false)), Err(Rejected::NothingInDoubt(String::new())));
+    let found: Vec<_> = world.state.tasks().map(|task| task.outcome.clone().unwrap().found).collect();
+    assert_eq!(
+        found,
+        ["bob looked: it has happened: uptime says so", "bob looked: it has not happened: uptime says so"]
+    );
+    world.crash_closed();
+}
+
+#[test]
+fn an_agent_that_is_back_knows_better() {
+    let mut world = in_doubt();
+    let orders: Vec<_> = world.state.tasks().map(|task| task.order).collect();
+    world.input(resolve(&["vps1"], false)).unwrap();
+    for order in &orders {
+        let outcome = Outcome::succeeded(result::Operation::Exec(v1::ExecResult::default()));
+        world.input(Input::Ended { order: *order, outcome }).unwrap();
+    }
+    assert_eq!(
+        world.state.closed().map(|(verdict, reason, _)| (verdict, reason)),
+        Some((RunVerdict::Ok, "2 of 2 succeeded"))
+    );
+    let events = world.events.len();
+    let outcome = Outcome::refused(v1::Failure::new("late", "and wrong"));
+    world.input(Input::Ended { order: orders[0], outcome }).unwrap();
+    assert_eq!(world.events.len(), events, "an agent speaks once");
+    world.crash_closed();
 }
 
 #[test]
@@ -458,8 +603,8 @@ fn what_was_not_sent_can_be_withdrawn() {
     while world.step(0) {}
     world.sign().unwrap();
     world.input(Input::Cancel { operator: "ada".to_owned(), reason: "wrong host".to_owned() }).unwrap();
-    assert_eq!(world.finish().0, RunVerdict::Unresolved);
-    assert_eq!(world.effects.len(), 1, "the canary was sent, the rest never was");
+    assert_eq!(world.finish().0, RunVerdict::Cancelled);
+    assert!(world.effects.is_empty(), "the canary was sent and did not begin, the rest never was");
     let last = world.state.tasks().nth(1).unwrap().outcome.clone().unwrap();
     assert_eq!(last.status(), OutcomeStatus::Cancelled);
     assert_eq!(last.failure.unwrap().message, "not sent: cancelled by ada: wrong host");

@@ -1,8 +1,10 @@
 //! How a run ends.
 
+use std::collections::BTreeMap;
+
 use vigie_proto::v1::{Outcome, OutcomeStatus, RunMode, RunVerdict, run_event::Event};
 
-use super::{State, decide::closed, plan};
+use super::{State, Task, act, decide::closed, plan};
 
 /// The end of a run, judged by the worst that it holds: in doubt, failed, refused, unreachable, findings, well.
 pub(super) fn close(state: &State) -> Event {
@@ -10,7 +12,8 @@ pub(super) fn close(state: &State) -> Event {
     closed(verdict, reason)
 }
 
-fn judge(state: &State) -> (RunVerdict, String) {
+/// The verdict of a run that is over, and its reason. Judged anew when what was in doubt is known later.
+pub(super) fn judge(state: &State) -> (RunVerdict, String) {
     let statuses: Vec<_> = outcomes(state).collect();
     let count = |status| statuses.iter().filter(|seen| **seen == status).count();
     let of = |number: usize, word: &str| format!("{number} of {} {word}", statuses.len());
@@ -19,8 +22,20 @@ fn judge(state: &State) -> (RunVerdict, String) {
     }
     let acted = state.plans.iter().any(|plan| !plan.signatures.is_empty());
     let untouched = plan::untouched(state);
-    if let Some(why) = state.cancelled.as_ref().filter(|_| acted && untouched > 0) {
-        return (RunVerdict::Cancelled, format!("{why}; {} left alone", targets(untouched)));
+    if let Some(why) = &state.cancelled
+        && acted
+    {
+        // Told apart: what never began, what was stopped in the middle, and what the word came too late for.
+        let (stopped, never_begun) = withdrawn(state);
+        let left = untouched + never_begun;
+        let left = (left > 0).then(|| format!("{} left alone", targets(left)));
+        let cut = (stopped > 0).then(|| format!("{stopped} stopped while running"));
+        if left.is_some() || cut.is_some() {
+            let late = count(OutcomeStatus::Succeeded);
+            let late = (late > 0).then(|| format!("{late} had ended before"));
+            let parts: Vec<_> = [left, cut, late].into_iter().flatten().collect();
+            return (RunVerdict::Cancelled, format!("{why}; {}", parts.join(", ")));
+        }
     }
     if state.is_diagnosis() {
         let unreachable = state.targets.iter().filter(|target| target.is_unreachable()).count();
@@ -33,6 +48,14 @@ fn judge(state: &State) -> (RunVerdict, String) {
         }
         if acted {
             let bad = plan::gone_wrong(state, None);
+            let unverified = act::unverified(state);
+            if bad == 0 && unverified > 0 {
+                let reason = format!(
+                    "{} seen afterwards to be done, not verified: diagnose again",
+                    targets(unverified)
+                );
+                return (RunVerdict::Unresolved, reason);
+            }
             let left = confirmed.saturating_sub(entries);
             return match (bad, left, unreachable) {
                 (1.., ..) if untouched > 0 => {
@@ -80,6 +103,19 @@ fn outcomes(state: &State) -> impl Iterator<Item = OutcomeStatus> {
     let acted = state.tasks().any(|task| task.outcome.is_some()) || refusals(state).next().is_some();
     let probes = state.targets.iter().flat_map(|target| target.evidence.values()).filter(move |_| !acted);
     tasks.chain(refusals(state)).chain(probes).map(Outcome::status)
+}
+
+/// The orders that were stopped while they ran, and the targets of plans that a person agreed to on which nothing began.
+fn withdrawn(state: &State) -> (usize, usize) {
+    let cancelled = |task: &&Task| {
+        task.outcome.as_ref().is_some_and(|outcome| outcome.status() == OutcomeStatus::Cancelled)
+    };
+    let stopped = state.tasks().filter(cancelled).filter(|task| task.started_at_ms > 0).count();
+    let mut begun: BTreeMap<usize, bool> = BTreeMap::new();
+    for task in state.tasks() {
+        *begun.entry(task.target).or_default() |= !cancelled(&task) || task.started_at_ms > 0;
+    }
+    (stopped, begun.into_values().filter(|begun| !begun).count())
 }
 
 /// Why nothing was planned where something should have been.

@@ -177,8 +177,12 @@ pub fn wanted(state: &State, now_ms: i64, connected: &dyn Fn(HostId) -> bool) ->
             for (index, task) in plan.tasks.iter().enumerate() {
                 match task.state {
                     TaskState::Sent | TaskState::Running => {
-                        if let Some(execute) = plan.execute(index, state.epoch) {
-                            effects.push(Effect::Execute { order: task.order, host: task.host, execute });
+                        // An agent that is asked to stop an order and never had it will not take it any more.
+                        let (order, host) = (task.order, task.host);
+                        if state.cancelled.is_some() {
+                            effects.push(Effect::Cancel { order, host });
+                        } else if let Some(execute) = plan.execute(index, state.epoch) {
+                            effects.push(Effect::Execute { order, host, execute });
                         }
                         wake(act::lost_sight_at_ms(plan, task));
                     }

@@ -227,6 +227,10 @@ impl Store for Sqlite {
         runs::open_runs(&self.readers).await
     }
 
+    async fn closed_run(&self, run: RunId) -> Result<Option<Mandate>, StoreError> {
+        runs::closed_run(&self.readers, run).await
+    }
+
     async fn events(&self, run: RunId, after: u64, limit: u32) -> Result<Vec<RunEvent>, StoreError> {
         runs::events(&self.readers, run, after, limit).await
     }

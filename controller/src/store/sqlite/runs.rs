@@ -128,6 +128,15 @@ pub(super) async fn open_runs(pool: &SqlitePool) -> Result<Vec<Mandate>, StoreEr
     ids.iter().map(|id| Ok(Mandate::new(parse(id, WHAT)?))).collect()
 }
 
+pub(super) async fn closed_run(pool: &SqlitePool, run: RunId) -> Result<Option<Mandate>, StoreError> {
+    let closed: Option<i64> =
+        sqlx::query_scalar("SELECT closed_at_ms FROM runs WHERE id = ? AND closed_at_ms > 0")
+            .bind(run.to_string())
+            .fetch_optional(pool)
+            .await?;
+    Ok(closed.map(|_| Mandate::new(run)))
+}
+
 pub(super) async fn events(
     pool: &SqlitePool,
     run: RunId,

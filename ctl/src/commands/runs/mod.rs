@@ -1,7 +1,9 @@
 pub(super) mod approve;
 pub(super) mod cancel;
 pub(super) mod list;
+pub(super) mod resolve;
 pub(super) mod resume;
+pub(super) mod retry;
 pub(super) mod show;
 pub(super) mod watch;
 

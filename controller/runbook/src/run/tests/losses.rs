@@ -77,7 +77,10 @@ fn a_run_can_be_ended_between_waves() {
     world.sign().unwrap();
     until_asked(&mut world);
     world.input(Input::Cancel { operator: "ada".to_owned(), reason: String::new() }).unwrap();
-    assert_eq!(world.finish(), (RunVerdict::Cancelled, "cancelled by ada; 2 targets left alone".to_owned()));
+    assert_eq!(
+        world.finish(),
+        (RunVerdict::Cancelled, "cancelled by ada; 2 targets left alone, 1 had ended before".to_owned())
+    );
 }
 
 #[test]

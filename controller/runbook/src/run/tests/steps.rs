@@ -115,7 +115,13 @@ fn a_run_that_waits_can_be_ended() {
     until_signed(&mut world);
     until_person(&mut world);
     world.input(Input::Cancel { operator: "ada".to_owned(), reason: "enough".to_owned() }).unwrap();
-    assert_eq!(world.finish().0, RunVerdict::Unresolved);
+    assert_eq!(
+        world.finish(),
+        (
+            RunVerdict::Cancelled,
+            "cancelled by ada: enough; 1 target left alone, 1 had ended before".to_owned()
+        )
+    );
     let Passage::Stopped(why) = &world.state.targets()[0].steps[&3] else { panic!() };
     assert_eq!(why, "not sent: cancelled by ada: enough");
     assert_eq!(world.effects.len(), 1, "the second host was never touched");

@@ -1,0 +1,95 @@
+//! Orders whose end nobody saw: whose word about them counts, and what it makes of a run that is closed.
+
+use vigie_proto::{
+    id::TaskId,
+    v1::{Failure, Outcome, OutcomeStatus, Resolved, TaskEnded, run_event::Event},
+};
+
+use super::{Rejected, State, Task, TaskState, verdict};
+
+/// The code of outcomes that the controller wrote because it lost sight of an agent; the agent's word replaces them.
+pub(super) const LOST_SIGHT: &str = "lost_sight";
+
+/// Whether an agent's word about an order is news although the order has ended: the controller had only lost sight of it, or
+/// a person spoke for an agent that did not.
+fn is_open_to_its_agent(task: &Task) -> bool {
+    let by_a_person = task.is_lost && !task.resolved_by.is_empty();
+    task.state == TaskState::Ended && (is_lost(task.outcome.as_ref()) || by_a_person)
+}
+
+/// Whether the controller wrote an outcome because it lost sight of the agent.
+pub(super) fn is_lost(outcome: Option<&Outcome>) -> bool {
+    outcome.and_then(|outcome| outcome.failure.as_ref()).is_some_and(|failure| failure.code == LOST_SIGHT)
+}
+
+/// An agent's word about an order that nobody had heard of any more.
+pub(super) fn spoken(state: &State, order: TaskId, outcome: Outcome) -> Option<Event> {
+    state.tasks().find(|task| task.order == order && is_open_to_its_agent(task))?;
+    let tasks = vec![TaskEnded { order: order.to_string(), outcome: Some(outcome) }];
+    Some(judged(state, Resolved { tasks, ..Resolved::default() }))
+}
+
+/// A person's word about orders in doubt: on these hosts, or wherever one is.
+pub(super) fn resolve(
+    state: &State,
+    operator: String,
+    hosts: &[String],
+    done: bool,
+    note: String,
+) -> Result<Option<Event>, Rejected> {
+    let in_doubt = |task: &&Task| {
+        task.outcome.as_ref().is_some_and(|outcome| outcome.status() == OutcomeStatus::InDoubt)
+    };
+    let name = |task: &Task| state.targets[task.target].target.host_name.clone();
+    let doubtful: Vec<&Task> = state
+        .tasks()
+        .filter(in_doubt)
+        .filter(|task| hosts.is_empty() || hosts.contains(&name(task)))
+        .collect();
+    if let Some(other) = hosts.iter().find(|host| !doubtful.iter().any(|task| name(task) == **host)) {
+        return Err(Rejected::NothingInDoubt(format!(" on {other}")));
+    }
+    if doubtful.is_empty() {
+        return Err(Rejected::NothingInDoubt(String::new()));
+    }
+    let saw = if note.is_empty() { String::new() } else { format!(": {note}") };
+    let tasks = doubtful
+        .iter()
+        .map(|task| TaskEnded {
+            order: task.leaf.order.clone(),
+            outcome: Some(outcome(&operator, done, &saw)),
+        })
+        .collect();
+    Ok(Some(judged(state, Resolved { tasks, operator, note, ..Resolved::default() })))
+}
+
+/// With what it makes of the verdict of a closed run.
+fn judged(state: &State, mut resolved: Resolved) -> Event {
+    if state.closed.is_some() {
+        let mut after = state.clone();
+        for ended in &resolved.tasks {
+            // The orders are this run's, as whoever calls has made sure.
+            let fits = after.end(0, ended, &resolved.operator, 0);
+            debug_assert!(fits.is_ok(), "{fits:?}");
+        }
+        let (verdict, reason) = verdict::judge(&after);
+        resolved.verdict = verdict.into();
+        resolved.reason = reason;
+    }
+    Event::Resolved(resolved)
+}
+
+fn outcome(operator: &str, done: bool, saw: &str) -> Outcome {
+    let found = match done {
+        true => format!("{operator} looked: it has happened{saw}"),
+        false => format!("{operator} looked: it has not happened{saw}"),
+    };
+    let outcome = match done {
+        true => Outcome { status: OutcomeStatus::Succeeded.into(), ..Outcome::default() },
+        false => Outcome::ended(
+            OutcomeStatus::Failed,
+            Failure::new("interrupted", &found).hint("order it again if it is still wanted"),
+        ),
+    };
+    Outcome { found, ..outcome }
+}

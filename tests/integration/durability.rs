@@ -138,3 +138,28 @@ fn a_run_that_is_cancelled_stops_its_program() {
     assert!(shown.contains("stopped") && shown.contains("wrong host"), "{shown}");
     assert_eq!(fs::read_to_string(&witness).unwrap(), "begin\n");
 }
+
+/// A machine that is put back to a snapshot does not know what it did since, and is kept from doing it again.
+#[test]
+fn a_host_that_was_put_back_to_a_snapshot_runs_no_orders() {
+    let fleet = Fleet::new();
+    let mut agent = fleet.add_agent("vps1", ANY_PROGRAM);
+    let exec = |code| fleet.vigiectl(&["exec", "-H", "vps1", "--", "true"]).exits(code);
+    let _ = exec(0);
+    let (journal, snapshot) = (agent.state().join("journal"), fleet.path("snapshot"));
+    copy(&journal, &snapshot);
+    let _ = exec(0);
+    agent.kill();
+    fs::remove_dir_all(&journal).unwrap();
+    copy(&snapshot, &journal);
+    agent.start();
+    fleet.wait_connected("vps1", true);
+    let refused = exec(4);
+    assert!(refused.stdout.contains("put back") && refused.stdout.contains("enroll --replace"), "{refused:?}");
+    let _ = fleet.vigiectl(&["probe", "host_facts", "-H", "vps1"]).exits(0);
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(copied.success());
+}

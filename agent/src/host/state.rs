@@ -55,6 +55,7 @@ pub async fn watch(host: Arc<Host>, published: watch::Sender<Option<Arc<HostStat
             stacks: host.stacks().snapshot(),
             policy: Some(host.policy().summary()),
             docker_error: host.redact(&host.stacks().docker_error()),
+            ..HostState::default()
         };
         published.send_if_modified(|last| {
             let changed = last.as_deref().is_none_or(|last| matters(last, &state));
@@ -181,7 +182,7 @@ mod tests {
                 ..Default::default()
             }],
             policy: Some(PolicySummary::default()),
-            docker_error: String::new(),
+            ..HostState::default()
         }
     }
 

@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use vigie_proto::{
     id::HostId,
-    v1::{self, HostState, ToAgent, to_agent},
+    v1::{self, AuditHead, HostState, ToAgent, to_agent},
 };
 
 pub use select::Scope;
@@ -51,6 +51,8 @@ struct Inner {
 /// One host, as it is known now.
 struct Known {
     row: HostRow,
+    /// The newest head of its journal that was seen; kept in the state, too, once there is one.
+    journal: Option<AuditHead>,
     session: Option<Session>,
     /// Something changed since it was last written to the store.
     dirty: bool,
@@ -95,7 +97,7 @@ impl Fleet {
         let newer = hosts.get(&row.id).is_none_or(|known| known.row.incarnation < row.incarnation);
         if newer {
             let id = row.id;
-            let before = hosts.insert(id, Known { row, session: None, dirty: false });
+            let before = hosts.insert(id, Known { row, journal: None, session: None, dirty: false });
             if let Some(session) = before.and_then(|known| known.session) {
                 session.end.send_replace(Some(End::Replaced));
             }
@@ -255,8 +257,18 @@ impl Fleet {
             && known.is_in(session)
         {
             known.row.last_seen_ms = now_ms();
-            known.row.state = Some(state);
+            known.reported(state);
             known.dirty = true;
+            self.ring();
+        }
+    }
+
+    /// Takes note of how far an agent's journal goes.
+    pub(crate) fn journal_seen(&self, host: HostId, session: SessionId, head: AuditHead) {
+        if let Some(known) = self.hosts().get_mut(&host)
+            && known.is_in(session)
+        {
+            known.journal_seen(head);
             self.ring();
         }
     }
@@ -316,7 +328,30 @@ impl Known {
     /// of.
     fn remembered(mut row: HostRow) -> Self {
         row.connected_since_ms = row.connected_since_ms.max(row.last_seen_ms);
-        Self { row, session: None, dirty: false }
+        let journal = row.state.as_ref().and_then(|state| state.journal.clone());
+        Self { row, journal, session: None, dirty: false }
+    }
+
+    /// A journal only grows: one that ends earlier is an older copy, and says nothing of what is the newest.
+    fn journal_seen(&mut self, head: AuditHead) {
+        if self.journal.as_ref().is_some_and(|seen| seen.seq > head.seq) {
+            tracing::warn!(
+                host = self.row.name,
+                seq = head.seq,
+                "a host's journal is an older one than was seen before: it will refuse orders until it is enrolled anew"
+            );
+            return;
+        }
+        if let Some(state) = &mut self.row.state {
+            state.journal = Some(head.clone());
+            self.dirty = true;
+        }
+        self.journal = Some(head);
+    }
+
+    /// What its agent tells of it, beside what we know ourselves.
+    fn reported(&mut self, state: HostState) {
+        self.row.state = Some(HostState { journal: self.journal.clone(), ..state });
     }
 
     fn is_in(&self, session: SessionId) -> bool {

@@ -81,25 +81,29 @@ impl Fleet {
         }
         let (sender, outbound) = mpsc::channel(QUEUE);
         let (id, (end, ending)) = (SessionId::next(), watch::channel(None));
-        let welcome = Welcome { controller: controller.to_owned(), now_ms: now_ms() };
-        // A new channel has room for one.
-        sender
-            .try_send(ToAgent { message: Some(to_agent::Message::Welcome(welcome)) })
-            .map_err(|_| LinkError::Stuck)?;
         let name = {
             let mut hosts = self.hosts();
             let known = hosts.get_mut(&host).ok_or(LinkError::UnknownHost)?;
             if known.row.incarnation != incarnation {
                 return Err(LinkError::Replaced);
             }
+            let seen = known.journal.clone();
+            let welcome = Welcome { controller: controller.to_owned(), now_ms: now_ms(), seen };
+            // A new channel has room for one.
+            sender
+                .try_send(ToAgent { message: Some(to_agent::Message::Welcome(welcome)) })
+                .map_err(|_| LinkError::Stuck)?;
             let session = Session { id, outbound: sender, end };
             if let Some(older) = known.session.replace(session) {
                 older.end.send_replace(Some(End::Superseded));
             }
             known.row.connected_since_ms = now_ms();
             known.row.last_seen_ms = known.row.connected_since_ms;
-            if hello.state.is_some() {
-                known.row.state = hello.state;
+            if let Some(state) = hello.state {
+                known.reported(state);
+            }
+            if let Some(head) = hello.audit_head {
+                known.journal_seen(head);
             }
             known.dirty = true;
             known.row.name.clone()

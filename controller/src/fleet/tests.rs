@@ -192,7 +192,7 @@ fn row(name: &str, labels: &[(&str, &str)], stacks: &[&str]) -> Known {
         last_seen_ms: 0,
         state: Some(state),
     };
-    Known { row, session: None, dirty: false }
+    Known { row, journal: None, session: None, dirty: false }
 }
 
 #[test]

@@ -217,8 +217,11 @@ impl Reader {
                     self.fleet.reported(self.host, self.session, *state);
                     Taken::Run
                 }
+                Said::Journal(head) => {
+                    self.fleet.journal_seen(self.host, self.session, head);
+                    Taken::Run
+                }
                 Said::Report(report) => self.runs.report(self.host, *report).await,
-                Said::Nothing => Taken::Run,
             };
             if taken != Taken::Run {
                 strays += 1;
@@ -238,8 +241,7 @@ enum Said {
     State(Box<v1::HostState>),
     Report(Box<Report>),
     Symptoms(v1::Symptoms),
-    /// Something for later versions' record.
-    Nothing,
+    Journal(v1::AuditHead),
 }
 
 fn decode(message: FromAgent) -> Result<Said, LinkError> {
@@ -265,9 +267,6 @@ fn decode(message: FromAgent) -> Result<Said, LinkError> {
             let Finished { order, outcome: ended, run } = finished;
             report(Report::Finished { order: task(&order)?, run, outcome: outcome(ended)? })
         }
-        Message::AuditHead(head) => {
-            tracing::debug!(seq = head.seq, "the agent's journal");
-            Said::Nothing
-        }
+        Message::AuditHead(head) => Said::Journal(head),
     })
 }

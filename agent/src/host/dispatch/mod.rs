@@ -111,6 +111,8 @@ pub struct Dispatch {
     noting: JoinSet<()>,
     denials: Denials,
     challenges: Challenges,
+    /// The controller has seen this much of the journal, which is more than there is: it is an older one.
+    put_back: Option<u64>,
 }
 
 impl Dispatch {
@@ -142,6 +144,7 @@ impl Dispatch {
             noting: JoinSet::new(),
             denials: Denials::default(),
             challenges: Challenges::default(),
+            put_back: None,
         }
     }
 
@@ -215,8 +218,9 @@ impl Dispatch {
                 to_agent::Message::Probe(_)
                 | to_agent::Message::Execute(_)
                 | to_agent::Message::Prepare(_) => {}
+                to_agent::Message::Welcome(welcome) => self.compare(welcome.seen),
                 // The network half's own business.
-                to_agent::Message::Welcome(_) | to_agent::Message::Drain(_) => {}
+                to_agent::Message::Drain(_) => {}
             },
             Inbox::Message(ToAgent { message: None }) => {
                 tracing::warn!(
@@ -304,6 +308,12 @@ impl Dispatch {
                 tracing::warn!(order = %verified.order(), code = failure.code, reason = failure.message, "an order is refused");
                 self.underway.insert(verified.order(), Underway::waiting());
                 self.noting.spawn(order::refuse(Arc::clone(&self.shared), verified, failure));
+            }
+            (Ok(verified), Ok(_)) if self.put_back.is_some() => {
+                let failure = self.is_put_back();
+                tracing::warn!(order = %verified.order(), code = failure.code, reason = failure.message, "an order is refused");
+                let (order, run) = (verified.order(), verified.run().to_string());
+                self.send_finished(order, run, Outcome::refused(failure)).await;
             }
             (Ok(verified), Ok(prepared)) if self.ordered.len() < ORDERS => {
                 let order = verified.order();

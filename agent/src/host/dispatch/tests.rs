@@ -557,6 +557,31 @@ async fn a_withdrawn_order_never_begins() {
 }
 
 #[tokio::test]
+async fn a_journal_that_was_put_back_runs_nothing() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    let welcome = |seq, hash: Vec<u8>| {
+        let seen = Some(v1::AuditHead { seq, hash });
+        to_agent::Message::Welcome(v1::Welcome { seen, ..Default::default() })
+    };
+    let own = agent.journal.audit_head();
+    for (seq, hash) in [(own.seq + 1, vec![7; 32]), (own.seq, vec![7; 32])] {
+        agent.tell(welcome(seq, hash)).await;
+        agent.execute(&world.order(exec("true", &[]))).await;
+        assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Refused, "journal_put_back"));
+    }
+    // Probes go on, and so do orders once the two agree.
+    agent.probe("p", facts()).await;
+    assert_eq!(agent.result().await.1.status(), OutcomeStatus::Succeeded);
+    agent.tell(welcome(own.seq, own.hash)).await;
+    agent.execute(&world.order(exec("true", &[]))).await;
+    agent.started().await;
+    assert_eq!(agent.finished().await.1.status(), OutcomeStatus::Succeeded);
+    assert_eq!(world.ran(), 2, "the probe, and one of the three orders");
+    agent.end().await;
+}
+
+#[tokio::test]
 async fn an_order_that_dies_is_in_doubt() {
     let world = World::new(Scripted::default());
     let mut agent = world.connected().await;

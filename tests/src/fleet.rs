@@ -108,6 +108,19 @@ impl Fleet {
         }
     }
 
+    /// Asks the controller to stop, and waits until it has.
+    ///
+    /// # Panics
+    /// When it does not stop well.
+    pub fn stop_controller(&mut self) {
+        let Some(mut controller) = self.controller.take() else { return };
+        signal(controller.id(), "TERM");
+        match controller.wait() {
+            Ok(status) => assert!(status.success(), "the controller ended with {status}"),
+            Err(error) => panic!("vigie-controller: {error}"),
+        }
+    }
+
     /// Ends the controller without warning.
     pub fn kill_controller(&mut self) {
         kill(&mut self.controller);
@@ -271,6 +284,16 @@ impl AgentProcess {
         }
     }
 
+    /// Stops the agent where it is, as a machine that hangs does: its connections stay.
+    pub fn freeze(&self) {
+        self.process.iter().for_each(|process| signal(process.id(), "STOP"));
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.process.iter().for_each(|process| signal(process.id(), "CONT"));
+    }
+
     /// The agent's state folder.
     pub fn state(&self) -> PathBuf {
         self.folder.join("state")
@@ -281,6 +304,10 @@ impl Drop for AgentProcess {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn signal(process: u32, name: &str) {
+    let _ = Said::of(Command::new("kill").args(["-s", name, &process.to_string()])).exits(0);
 }
 
 fn kill(process: &mut Option<Child>) {

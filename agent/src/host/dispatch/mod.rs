@@ -10,6 +10,7 @@ mod known;
 mod live;
 mod order;
 mod probe;
+mod progress;
 mod shared;
 
 use std::{
@@ -36,6 +37,7 @@ use vigie_proto::{
 
 use challenges::{Challenges, VALID};
 use denials::Denials;
+use progress::Progress;
 use shared::{Event, Kept, Shared};
 
 use super::{
@@ -111,6 +113,7 @@ pub struct Dispatch {
     noting: JoinSet<()>,
     denials: Denials,
     challenges: Challenges,
+    progress: Progress,
 }
 
 impl Dispatch {
@@ -142,6 +145,7 @@ impl Dispatch {
             noting: JoinSet::new(),
             denials: Denials::default(),
             challenges: Challenges::default(),
+            progress: Progress::default(),
         }
     }
 
@@ -156,6 +160,7 @@ impl Dispatch {
         self.open().await;
         let mut stopping: Option<Instant> = None;
         while stopping.is_none() || !self.ordered.is_empty() {
+            self.progress.look(self.probing.len() + self.ordered.len());
             tokio::select! {
                 () = stop.cancelled(), if stopping.is_none() => {
                     stopping = Some(Instant::now() + patience);
@@ -175,8 +180,8 @@ impl Dispatch {
                 Some(event) = self.events.recv() => self.tell(event).await,
                 Ok(()) = self.state.changed() => self.tell_state().await,
                 Ok(()) = self.watching.shown.changed() => self.tell_symptoms().await,
-                Some(ended) = self.probing.join_next() => report(ended),
-                Some(ended) = self.ordered.join_next() => report(ended),
+                Some(ended) = self.probing.join_next() => self.progress.made(ended),
+                Some(ended) = self.ordered.join_next() => self.progress.made(ended),
                 Some(ended) = self.noting.join_next() => report(ended),
             }
         }
@@ -202,6 +207,7 @@ impl Dispatch {
                 to_agent::Message::Execute(execute) if !stopping => self.execute(&execute).await,
                 to_agent::Message::Acknowledge(acknowledge) => self.acknowledge(&acknowledge),
                 to_agent::Message::Cancel(cancel) => self.cancel(&cancel).await,
+                to_agent::Message::Ping(ping) => self.pong(&ping).await,
                 to_agent::Message::Watch(watch) => {
                     self.watching.asked.send_if_modified(|asked| {
                         let changed = *asked != watch;

@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
+mod backup;
 mod durability;
 mod kills;
+mod liveness;
 mod orders;
+mod restarts;
 mod rogue;
 
 /// Lets orders run any program: the tests' witnesses are small scripts.

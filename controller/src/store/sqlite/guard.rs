@@ -96,7 +96,7 @@ impl Guard {
         match present {
             Health::ReadOnly { .. } => {}
             _ if room.read_only => self.fails("its file system is mounted read-only".to_owned()),
-            Health::OnReserve { .. } if room.is_ample() => self.set(Health::Writable),
+            Health::OnReserve { .. } if room.is_ample() => self.set(&Health::Writable),
             Health::Writable | Health::OnReserve { .. } if room.is_short() => self.is_short(room.says()),
             Health::Writable | Health::OnReserve { .. } => {}
         }
@@ -104,27 +104,27 @@ impl Guard {
 
     /// The store was written again.
     pub(super) fn recovered(&self) {
-        self.set(Health::Writable);
+        self.set(&Health::Writable);
         self.look();
     }
 
     fn is_short(&self, why: String) {
-        self.set(Health::OnReserve { since_ms: now_ms(), why });
+        self.set(&Health::OnReserve { since_ms: now_ms(), why });
     }
 
     pub(super) fn fails(&self, why: String) {
-        self.set(Health::ReadOnly { since_ms: now_ms(), why });
+        self.set(&Health::ReadOnly { since_ms: now_ms(), why });
     }
 
-    fn set(&self, next: Health) {
+    fn set(&self, next: &Health) {
         let changed = self.health.send_if_modified(|present| {
-            let changed = !present.is_alike(&next);
+            let changed = !present.is_alike(next);
             if changed {
                 *present = next.clone();
             }
             changed
         });
-        match (&next, changed) {
+        match (next, changed) {
             (_, false) => {}
             (Health::Writable, _) => tracing::info!("the store takes changes again"),
             (Health::OnReserve { why, .. }, _) => {

@@ -108,19 +108,6 @@ impl Fleet {
         }
     }
 
-    /// Asks the controller to stop, and waits until it has.
-    ///
-    /// # Panics
-    /// When it does not stop well.
-    pub fn stop_controller(&mut self) {
-        let Some(mut controller) = self.controller.take() else { return };
-        signal(controller.id(), "TERM");
-        match controller.wait() {
-            Ok(status) => assert!(status.success(), "the controller ended with {status}"),
-            Err(error) => panic!("vigie-controller: {error}"),
-        }
-    }
-
     /// Ends the controller without warning.
     pub fn kill_controller(&mut self) {
         kill(&mut self.controller);

@@ -421,7 +421,7 @@ async fn a_probe_whose_turn_does_not_come_says_so() {
 async fn what_is_at_hand_is_told_and_for_how_long_none_has_ended() {
     let world = World::new(Scripted::default());
     let mut agent = world.connected().await;
-    let mut ask = async |agent: &mut Agent, seq| {
+    let ask = async |agent: &mut Agent, seq| {
         agent.tell(to_agent::Message::Ping(v1::Ping { seq })).await;
         loop {
             match agent.next().await {

@@ -15,7 +15,7 @@ use crate::{
     caller::Caller,
     clock::now_ms,
     permit::Permit,
-    store::{Store, StoreError},
+    store::{Claim, Store, StoreError},
 };
 
 /// What an entry says.
@@ -56,6 +56,7 @@ pub struct Intent {
     action: String,
     subject: String,
     detail: String,
+    claim: Claim,
 }
 
 /// The longest text in an entry, in characters: what a peer sent must not fill the disk.
@@ -80,7 +81,28 @@ impl Intent {
 
     fn of(actor: String, address: String, action: &str, subject: &str, detail: &str) -> Self {
         let bounded = |text: &str| text.chars().take(LONGEST).collect();
-        Self { actor, address, action: bounded(action), subject: bounded(subject), detail: bounded(detail) }
+        Self {
+            actor,
+            address,
+            action: bounded(action),
+            subject: bounded(subject),
+            detail: bounded(detail),
+            claim: Claim::default(),
+        }
+    }
+
+    /// The same intent, written down with this claim on the disk's room.
+    #[must_use]
+    pub(crate) fn claiming(self, claim: Claim) -> Self {
+        Self { claim, ..self }
+    }
+
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    pub(crate) fn claim(&self) -> Claim {
+        self.claim
     }
 
     /// The line that is written for it.
@@ -218,7 +240,7 @@ impl Audit {
     /// # Errors
     /// When it could not be written.
     pub async fn open(&self, intent: Intent) -> Result<Entry, StoreError> {
-        let seq = self.store.write_audit(intent.line(Kind::Opened)).await?;
+        let seq = self.store.write_audit(intent.line(Kind::Opened), intent.claim).await?;
         Ok(Entry { seq, intent })
     }
 
@@ -226,7 +248,8 @@ impl Audit {
     pub async fn close(&self, entry: Entry, ending: &str) {
         let mut line = entry.intent.with_detail(ending).line(Kind::Closed);
         line.about = Some(entry.seq);
-        if let Err(error) = self.store.write_audit(line).await {
+        // The deed is done: its end is as small as it is wanted.
+        if let Err(error) = self.store.write_audit(line, Claim::Freeing).await {
             tracing::error!(
                 seq = entry.seq,
                 error = &error as &dyn std::error::Error,
@@ -240,7 +263,7 @@ impl Audit {
     /// # Errors
     /// When it is not in the store.
     pub async fn write(&self, intent: &Intent, kind: Kind) -> Result<(), StoreError> {
-        self.store.write_audit(intent.line(kind)).await.map(|_| ())
+        self.store.write_audit(intent.line(kind), intent.claim).await.map(|_| ())
     }
 
     /// The same, where there is nothing left to refuse: a failure is logged.
@@ -267,7 +290,7 @@ impl Audit {
             line.kind = Kind::Closed;
             line.about = Some(record.seq);
             line.detail = "unknown: the controller stopped in between".to_owned();
-            self.store.write_audit(line).await?;
+            self.store.write_audit(line, Claim::Freeing).await?;
         }
         Ok(open.len())
     }

@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use vigie_transport::{
     client::{Address, AddressError},
@@ -138,6 +139,10 @@ pub enum ConfigError {
     Serialise(#[source] Box<toml::ser::Error>),
     #[error("{path} cannot be written")]
     Write { path: PathBuf, source: FileError },
+    #[error("{0} is in use by a vigie-controller; stop it first")]
+    InUse(PathBuf),
+    #[error("{path} cannot be locked; run as its owner")]
+    Lock { path: PathBuf, source: io::Error },
 }
 
 impl Config {
@@ -254,6 +259,23 @@ pub fn default_state() -> Result<PathBuf, io::Error> {
         .ok_or_else(|| {
             io::Error::new(io::ErrorKind::NotFound, "neither XDG_STATE_HOME nor HOME is set; use --state")
         })
+}
+
+/// Takes a state folder for one process, for as long as the file lives: two controllers on one state would each undo the
+/// other's promises.
+///
+/// # Errors
+/// When another one has it.
+pub(crate) fn alone(state: &Path) -> Result<fs::File, ConfigError> {
+    let path = state.join("lock");
+    let failed = |source| ConfigError::Lock { path: path.clone(), source };
+    // Never truncated or removed: a lock on a file that is not there any more is none.
+    let lock = fs::File::options().write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(ConfigError::InUse(state.to_owned())),
+        Err(error) => Err(failed(error.into())),
+    }
 }
 
 /// Makes a folder that only its owner may enter, with its parents, if it is not there.

@@ -70,6 +70,26 @@ fn internal(what: &'static str, error: &(dyn Error + 'static)) -> Answer {
 }
 
 fn store(error: &StoreError) -> Answer {
+    match error {
+        StoreError::Full { why } => {
+            tracing::warn!(why, "a change is refused: the disk is full");
+            let message = format!(
+                "the controller's disk is full ({why}), so that nothing was changed and nothing sent"
+            );
+            return Answer::new(Code::ResourceExhausted, "store_full", &message).hint(
+                "free room on the controller's machine: `vigiectl diagnose` and `vigiectl run disk-full` are still taken",
+            );
+        }
+        StoreError::ReadOnly { why } => {
+            tracing::warn!(why, "a change is refused: the store cannot be written");
+            let message = format!(
+                "the controller cannot write its database ({why}), so that nothing was changed and nothing sent"
+            );
+            return Answer::new(Code::Internal, "store_read_only", &message)
+                .hint("mend the disk of the controller's machine and start the controller again; what is shown may be behind");
+        }
+        _ => {}
+    }
     tracing::error!(error = error as &dyn Error, "the store failed");
     Answer::new(Code::Unavailable, "store_unavailable", &"the controller cannot read or write its database")
         .hint("see the controller's log, and whether its disk is full; nothing was changed")

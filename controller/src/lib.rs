@@ -9,6 +9,7 @@
 
 pub mod audit;
 pub mod authority;
+pub mod backup;
 pub mod caller;
 pub mod config;
 pub mod enrolment;
@@ -18,6 +19,7 @@ pub mod incidents;
 pub mod init;
 pub mod monitoring;
 pub mod notify;
+pub mod passphrase;
 pub mod permit;
 pub mod runbooks;
 pub mod runs;

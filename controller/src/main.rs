@@ -14,9 +14,11 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use vigie_controller::{
     Config, Init, Initialised,
+    backup::{Restored, backup, restore},
     config::{AGENTS_PORT, ENROLMENT_PORT, OPERATORS_PORT, default_state},
     init,
     notify::Channel,
+    passphrase::{self, Twice},
     serve,
 };
 
@@ -60,6 +62,31 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         state: Option<PathBuf>,
     },
+    /// Save the whole state, keys included, into one encrypted file; the controller may go on serving
+    Backup {
+        /// The file to write; it must not exist
+        file: PathBuf,
+        /// The state folder [default: /var/lib/vigie-controller for root, else ~/.local/state/vigie-controller]
+        #[arg(long, value_name = "DIR")]
+        state: Option<PathBuf>,
+        /// A file, mode 0600, whose first line is the passphrase [default: stdin, asked for on a terminal]
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Make a controller's state of a backup, whole or not at all
+    Restore {
+        /// The backup
+        file: PathBuf,
+        /// The state folder [default: /var/lib/vigie-controller for root, else ~/.local/state/vigie-controller]
+        #[arg(long, value_name = "DIR")]
+        state: Option<PathBuf>,
+        /// A file, mode 0600, whose first line is the passphrase [default: stdin, asked for on a terminal]
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+        /// Also where there is a controller's state: it is moved aside and kept
+        #[arg(long)]
+        replace: bool,
+    },
     /// Serve until SIGTERM or SIGINT
     Serve {
         /// The state folder [default: /var/lib/vigie-controller for root, else ~/.local/state/vigie-controller]
@@ -96,6 +123,25 @@ async fn run(command: Command) -> anyhow::Result<()> {
                 .context("the token could not be printed; remove the state folder and begin again")
         }
         Command::Notify { state } => notify(&Config::load(&folder(state)?)?).await,
+        Command::Backup { file, state, passphrase_file } => {
+            let config = Config::load(&folder(state)?)?;
+            let passphrase = passphrase::read(passphrase_file.as_deref(), Twice::Yes)?;
+            let list = backup(&config, &file, &passphrase).await?;
+            let bytes: u64 = list.files.iter().map(|entry| entry.bytes).sum();
+            writeln!(
+                std::io::stdout(),
+                "{}: {} files, {} KiB, read back and whole",
+                file.display(),
+                list.files.len(),
+                bytes / 1024
+            )?;
+            Ok(())
+        }
+        Command::Restore { file, state, passphrase_file, replace } => {
+            let state = folder(state)?;
+            let passphrase = passphrase::read(passphrase_file.as_deref(), Twice::No)?;
+            Ok(tell(&restore(&file, &state, &passphrase, replace).await?)?)
+        }
         Command::Serve { state } => {
             let config = Config::load(&folder(state)?)?;
             let shutdown = CancellationToken::new();
@@ -141,6 +187,28 @@ async fn notify(config: &Config) -> anyhow::Result<()> {
 
 fn folder(state: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     state.map_or_else(|| default_state().context("there is no default state folder"), Ok)
+}
+
+fn tell(restored: &Restored) -> std::io::Result<()> {
+    let Restored { config, list, runs, tokens, before } = restored;
+    let mut out = std::io::stdout();
+    writeln!(
+        out,
+        "{}: restored, controller {} of version {}",
+        config.state.display(),
+        list.id,
+        list.version
+    )?;
+    writeln!(out, "{runs} open runs go on; {tokens} unused tokens are void")?;
+    if let Some(before) = before {
+        writeln!(out, "the state that was there before is in {}", before.display())?;
+    }
+    writeln!(
+        std::io::stderr(),
+        "\nStart it: vigie-controller serve --state {}\n\
+         Hosts that were enrolled after the backup have to be enrolled again; all others come back by themselves.",
+        config.state.display()
+    )
 }
 
 /// The token alone goes to stdout, so that it can be piped into `vigiectl login`; what to do next goes to stderr.

@@ -11,14 +11,17 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
+use vigie_proto::{STALE_SINCE, STALE_WHY};
 use vigie_transport::identity::Role;
 
 use crate::{
     audit::{Audit, Intent, Kind},
     caller::{Caller, CallerError},
     error::GateError,
+    store::Health,
 };
 
 /// Whom a row lets through.
@@ -132,12 +135,23 @@ impl Permit {
 #[derive(Clone)]
 pub struct Gate {
     audit: Audit,
+    health: watch::Receiver<Health>,
 }
 
 impl Gate {
-    /// A gate that writes down whom it turns away.
-    pub fn new(audit: Audit) -> Self {
-        Self { audit }
+    /// A gate that writes down whom it turns away, and marks what is answered while the store may be behind.
+    pub fn new(audit: Audit, health: watch::Receiver<Health>) -> Self {
+        Self { audit, health }
+    }
+
+    /// Says since when the answer may be behind, and why.
+    fn mark(&self, headers: &mut http::HeaderMap) {
+        let health = self.health.borrow();
+        let Some((since_ms, why)) = health.stale() else { return };
+        headers.insert(STALE_SINCE, since_ms.into());
+        if let Ok(why) = http::HeaderValue::from_str(why) {
+            headers.insert(STALE_WHY, why);
+        }
     }
 
     /// The permit for a request, or the status that it is turned away with.
@@ -200,7 +214,9 @@ where
             match gate.check(request.extensions(), request.uri().path()).await {
                 Ok(permit) => {
                     request.extensions_mut().insert(permit);
-                    inner.call(request).await
+                    let mut answer = inner.call(request).await?;
+                    gate.mark(answer.headers_mut());
+                    Ok(answer)
                 }
                 Err(status) => Ok(status.into_http()),
             }
@@ -241,7 +257,7 @@ mod tests {
         use crate::store::{Sqlite, Store};
         let folder = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> = Arc::new(Sqlite::open(&folder.path().join("store")).await.unwrap());
-        let gate = Gate::new(Audit::new(Arc::clone(&store)));
+        let gate = Gate::new(Audit::new(Arc::clone(&store)), store.health());
         let ask = async |identity: Option<&str>, not_after| {
             let mut extensions = http::Extensions::new();
             extensions.insert(crate::caller::tests::peer(identity, not_after));

@@ -20,7 +20,7 @@ use vigie_transport::{
 use crate::{
     audit::Audit,
     authority::{Authority, AuthorityError},
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, alone},
     enrolment::Enrolments,
     error::RunsError,
     fleet::Fleet,
@@ -36,7 +36,9 @@ use crate::{
     runbooks::Runbooks,
     runs::Runs,
     store::{Sqlite, Store, StoreError},
-    tasks::{Doors, DoorsError, Outside, Watching, heartbeat, keep_watching, remember, renew, watch_outside},
+    tasks::{
+        Doors, DoorsError, Outside, Watching, heartbeat, keep_watching, remember, renew, tend, watch_outside,
+    },
 };
 
 /// How long a stop may take; who has not ended by then is named and left.
@@ -109,6 +111,7 @@ impl Running {
 pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<Running, ServeError> {
     let settings = &config.settings;
     settings.check()?;
+    let lock = alone(&config.state)?;
     let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.database()).await?);
     let authority = Arc::new(Authority::load(&config.authority(), &settings.domain)?);
     let audit = Audit::new(Arc::clone(&store));
@@ -163,7 +166,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<Runnin
         incidents: incidents.clone(),
     };
 
-    let gate = Gate::new(audit);
+    let gate = Gate::new(audit, store.health());
     let listening = CancellationToken::new();
     let mut serving = Parts::default();
     serving.spawn("the operators' listener", {
@@ -206,6 +209,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<Runnin
     });
     let resting = CancellationToken::new();
     let mut background = Parts::default();
+    background.spawn("the store's keeping", tend(Arc::clone(&store), resting.clone()));
     background.spawn("the fleet's memory", remember(fleet.clone(), resting.clone()));
     background.spawn("the certificate's renewal", renew(doors, resting.clone()));
     background.spawn("the watch", keep_watching(watching, fleet.clone(), resting.clone()));
@@ -247,6 +251,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<Runnin
         if timeout_at(deadline, store.close()).await.is_err() {
             late.push("the store");
         }
+        drop(lock);
         if late.is_empty() { Ok(()) } else { Err(Late(late)) }
     });
     Ok(Running { operators: operators_at, agents: agents_at, enrolment: enrolment_at, supervisor })

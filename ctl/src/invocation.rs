@@ -4,10 +4,11 @@ use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _},
     sync::watch,
 };
+use vigie_proto::text::escape;
 
 use crate::{
     cli::Global,
-    client::Client,
+    client::{Client, Stale},
     context::Home,
     error::Error,
     output::{Output, Stream},
@@ -75,6 +76,8 @@ pub(crate) struct Invocation {
     pub(crate) interrupt: Interrupt,
     stdin: Box<dyn AsyncBufRead + Send + Unpin>,
     asks: bool,
+    /// Written by every answer of the controller's.
+    pub(crate) stale: Stale,
 }
 
 /// A token is 300 characters; whatever is so much longer is another file.
@@ -92,12 +95,26 @@ impl Invocation {
             interrupt: surroundings.interrupt,
             stdin: surroundings.stdin,
             asks: surroundings.terminal.asks,
+            stale: Stale::default(),
         }
     }
 
     /// Connects to the controller of the context in use.
     pub(crate) async fn connect(&self) -> Result<Client, Error> {
-        Client::connect(&self.home, self.context.as_deref()).await
+        Client::connect(&self.home, self.context.as_deref(), &self.stale).await
+    }
+
+    /// Says that what was shown may be behind, where the controller says so.
+    pub(crate) fn say_stale(&mut self) {
+        let Some((since_ms, why)) = self.stale.get() else { return };
+        let talk = &self.output.talk;
+        let line = format!(
+            "{} what the controller holds may be behind since {}: {}",
+            talk.yellow("stale:"),
+            talk.time(since_ms),
+            escape(&why, false)
+        );
+        self.output.say(line);
     }
 
     /// Whether there is a person to ask.

@@ -74,6 +74,7 @@ where
         () = interrupt.wait() => Err(Error::Interrupted { run: None }),
     };
     invocation.output.clear();
+    invocation.say_stale();
     ended.unwrap_or_else(|error| {
         invocation.output.error(&error);
         error.exit()

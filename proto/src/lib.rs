@@ -29,3 +29,9 @@ pub mod v1 {
 
 /// The contract as an encoded `FileDescriptorSet`, options and comments included.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Header of a controller's answer: since when what it holds may be behind, in Unix milliseconds. Absent while it is not.
+pub const STALE_SINCE: &str = "vigie-stale-since";
+
+/// And why, in words.
+pub const STALE_WHY: &str = "vigie-stale-why";

@@ -1,10 +1,18 @@
 //! Real programs on loopback, with real TLS: what a user can rely on when nothing goes wrong, and when everything does.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test, which also says what it measured"
+)]
 
+mod backup;
 mod durability;
 mod kills;
+mod liveness;
 mod orders;
+mod restarts;
 mod rogue;
 
 /// Lets orders run any program: the tests' witnesses are small scripts.

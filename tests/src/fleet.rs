@@ -271,6 +271,16 @@ impl AgentProcess {
         }
     }
 
+    /// Stops the agent where it is, as a machine that hangs does: its connections stay.
+    pub fn freeze(&self) {
+        self.process.iter().for_each(|process| signal(process.id(), "STOP"));
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.process.iter().for_each(|process| signal(process.id(), "CONT"));
+    }
+
     /// The agent's state folder.
     pub fn state(&self) -> PathBuf {
         self.folder.join("state")
@@ -281,6 +291,10 @@ impl Drop for AgentProcess {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn signal(process: u32, name: &str) {
+    let _ = Said::of(Command::new("kill").args(["-s", name, &process.to_string()])).exits(0);
 }
 
 fn kill(process: &mut Option<Child>) {

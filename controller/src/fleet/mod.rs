@@ -4,6 +4,7 @@
 //! report is kept in memory and written to the store by [`remember`](Fleet::remember), which a background loop calls, so
 //! that a restarted controller still shows the fleet, as not connected. It does not know what runs ask of hosts.
 
+mod liveness;
 mod select;
 mod session;
 
@@ -20,6 +21,8 @@ use vigie_proto::{
 
 pub use select::Scope;
 pub use session::{Attached, End, SessionId};
+
+use liveness::Pulse;
 
 use crate::{
     clock::now_ms,
@@ -63,6 +66,7 @@ struct Session {
     outbound: mpsc::Sender<ToAgent>,
     /// Set when the session is to end.
     end: watch::Sender<Option<End>>,
+    pulse: Pulse,
 }
 
 /// Why a message did not go out.
@@ -279,6 +283,9 @@ impl Fleet {
             && known.is_in(session)
         {
             known.row.last_seen_ms = now_ms();
+            if let Some(present) = &mut known.session {
+                present.pulse.heard(&known.row.name, known.row.last_seen_ms);
+            }
         }
     }
 
@@ -379,6 +386,7 @@ impl Known {
             connected_since_ms: self.row.connected_since_ms,
             last_seen_ms: self.row.last_seen_ms,
             state: self.row.state.clone(),
+            liveness: self.session.as_ref().map(|session| session.pulse.to_proto()),
         }
     }
 }

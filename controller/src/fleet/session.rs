@@ -11,7 +11,7 @@ use vigie_proto::{
     v1::{Hello, ToAgent, Welcome, to_agent},
 };
 
-use super::{Fleet, QUEUE, Session};
+use super::{Fleet, QUEUE, Session, liveness::Pulse};
 use crate::{clock::now_ms, error::LinkError, permit::Permit};
 
 /// Tells one session of a host from the next. Never used again while the process lives.
@@ -93,7 +93,8 @@ impl Fleet {
             sender
                 .try_send(ToAgent { message: Some(to_agent::Message::Welcome(welcome)) })
                 .map_err(|_| LinkError::Stuck)?;
-            let session = Session { id, outbound: sender, end };
+            // Its hello came from the part of it that answers.
+            let session = Session { id, outbound: sender, end, pulse: Pulse::new(now_ms()) };
             if let Some(older) = known.session.replace(session) {
                 older.end.send_replace(Some(End::Superseded));
             }

@@ -41,7 +41,7 @@ use crate::{
     notify::Channel,
     permit::Permit,
     runs::Runs,
-    store::{Store, StoreError},
+    store::{Claim, Store, StoreError},
 };
 use board::{Board, Decision, Input, Witness};
 
@@ -303,8 +303,14 @@ impl Incidents {
             amended.flatten().collect()
         };
         let notices = self.addressed(&decision.notices);
+        let mut said = false;
         while let Err(error) = self.0.store.save_incidents(None, &incidents, &notices, now_ms()).await {
-            tracing::error!(error = &error as &dyn Error, "incidents cannot be written down; trying again");
+            if !std::mem::replace(&mut said, true) {
+                tracing::error!(
+                    error = &error as &dyn Error,
+                    "incidents cannot be written down; trying again"
+                );
+            }
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(AGAIN) => {}
@@ -480,6 +486,10 @@ impl Incidents {
         said: &str,
         change: impl FnOnce(&mut Incident) -> Result<(), IncidentsError>,
     ) -> Result<Incident, IncidentsError> {
+        // The board waits for a store that takes nothing; a person does not.
+        if let Some(refusal) = self.0.store.health().borrow().refusal(Claim::Observing) {
+            return Err(refusal.into());
+        }
         let _turn = self.0.turn.lock().await;
         let mut changed = self.find(incident).await?;
         if changed.state() == IncidentState::Closed {

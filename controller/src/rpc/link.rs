@@ -135,11 +135,13 @@ impl Session {
         let Attached { host, id, outbound, end, held, .. } = self.attached;
         tracing::info!(%host, "connected");
         self.fleet.watch(host, self.watch);
+        let fleet = self.fleet.clone();
         let reader =
             Reader { host, session: id, fleet: self.fleet, runs: self.runs, incidents: self.incidents };
         let ended = tokio::select! {
             ended = reader.read(upstream) => ended,
             ended = write(outbound, end, &downstream) => ended,
+            () = fleet.pulse(host, id) => Ok(()),
             () = tokio::time::sleep(self.ends_in) => Err(LinkError::CertificateEnded),
             () = downstream.closed() => Ok(()),
         };
@@ -222,6 +224,10 @@ impl Reader {
                     Taken::Run
                 }
                 Said::Report(report) => self.runs.report(self.host, *report).await,
+                Said::Pong(pong) => {
+                    self.fleet.answered(self.host, self.session, pong);
+                    Taken::Run
+                }
             };
             if taken != Taken::Run {
                 strays += 1;
@@ -242,6 +248,7 @@ enum Said {
     Report(Box<Report>),
     Symptoms(v1::Symptoms),
     Journal(v1::AuditHead),
+    Pong(v1::Pong),
 }
 
 fn decode(message: FromAgent) -> Result<Said, LinkError> {
@@ -252,6 +259,7 @@ fn decode(message: FromAgent) -> Result<Said, LinkError> {
         Message::Hello(_) => return Err(LinkError::Malformed("a second hello")),
         Message::State(state) => Said::State(Box::new(state)),
         Message::Symptoms(symptoms) => Said::Symptoms(symptoms),
+        Message::Pong(pong) => Said::Pong(pong),
         Message::ProbeResult(result) => {
             report(Report::Probed { task: task(&result.task)?, outcome: outcome(result.outcome)? })
         }

@@ -7,7 +7,7 @@ use vigie_proto::{
 };
 use vigie_runbook::run::{Decision, FreshIds, Input, State, Surroundings, decide};
 
-use super::{Runs, report::fitting};
+use super::{Runs, claim, report::fitting};
 use crate::{audit::Intent, clock::now_ms, error::RunsError, permit::Permit};
 
 impl Runs {
@@ -26,7 +26,7 @@ impl Runs {
         let on = if hosts.is_empty() { String::new() } else { format!(" on {}", hosts.join(", ")) };
         let what = if done { "has happened" } else { "has not happened" };
         let intent = Intent::new(permit, &run.to_string(), &format!("what was in doubt{on} {what}: {note}"));
-        let entry = self.0.audit.open(intent).await?;
+        let entry = self.note(run, intent).await?;
         let word = Input::Resolve { operator, hosts, done, note };
         let answer = match self.is_live(run) {
             true => self.say(&entry, run, word).await,
@@ -65,6 +65,7 @@ impl Runs {
         }
         let summary = decision.state.summary();
         if !decision.events.is_empty() {
+            let mandate = mandate.claiming(claim::of(&state));
             self.0.store.append(&mandate, &decision.events, &summary, &[]).await?;
         }
         Ok(summary)

@@ -301,6 +301,7 @@ impl Driver {
         if !decided.events.is_empty() {
             passing("before", &decided.events);
             let summary = decided.state.summary();
+            let mut said = false;
             while let Err(error) = self.store.append(&self.mandate, &decided.events, &summary, &begun).await {
                 if matches!(error, StoreError::Overtaken { .. }) {
                     return Err(Halt::Overtaken(error));
@@ -310,7 +311,10 @@ impl Driver {
                     refuse(owed, error);
                     return Ok(());
                 }
-                tracing::error!(error = &error as &dyn Error, "events could not be kept; trying again");
+                // Once, and not at each try: the log may be on the same full disk.
+                if !std::mem::replace(&mut said, true) {
+                    tracing::error!(error = &error as &dyn Error, "events could not be kept; trying again");
+                }
                 tokio::select! {
                     () = self.stop.cancelled() => return Err(Halt::Stopping),
                     () = sleep(AGAIN) => {}

@@ -4,8 +4,10 @@
 //! run means, and what it wants next, is `vigie_runbook::run`'s to say; what happened is in the store before anybody
 //! hears of it.
 
+mod claim;
 mod doubt;
 mod driver;
+mod leap;
 pub(crate) mod outside;
 mod report;
 mod routes;
@@ -35,6 +37,7 @@ use vigie_runbook::{
     run::{self, Input, State},
 };
 
+pub(crate) use leap::leap;
 pub use report::Report;
 pub(crate) use report::Taken;
 pub use watch::Watching;
@@ -46,7 +49,7 @@ use crate::{
     fleet::Fleet,
     permit::Permit,
     runbooks::Runbooks,
-    store::{Mandate, OpenedRun, Store},
+    store::{Claim, Health, Mandate, OpenedRun, Store},
 };
 use driver::{Around, Driver, Live, Turn};
 use routes::Routes;
@@ -168,8 +171,9 @@ impl Runs {
     async fn begin(&self, run: RunId, opened: Opened, intent: &Intent) -> Result<Begun, RunsError> {
         let events = number([Event::Opened(opened), self.owned(1)], 0);
         let state = State::fold(run, &events)?;
+        let intent = intent.clone().claiming(claim::of(&state));
         vigie_failpoint::reached("controller.before.opened");
-        let opened = self.0.store.open_run(intent, run, &events, &state.summary()).await?;
+        let opened = self.0.store.open_run(&intent, run, &events, &state.summary()).await?;
         vigie_failpoint::reached("controller.after.opened");
         match opened {
             OpenedRun::Exists(existing) => Ok(Begun::Exists(existing)),
@@ -309,6 +313,8 @@ impl Runs {
         for event in &owned {
             state.apply(event)?;
         }
+        // On a full disk too: it is some bytes, and a controller that does not start helps nobody.
+        let mandate = mandate.claiming(Claim::Freeing);
         self.0.store.append(&mandate, &owned, &state.summary(), &[]).await?;
         Ok((mandate, state))
     }
@@ -316,6 +322,7 @@ impl Runs {
     /// Starts the driver of a run.
     fn drive(&self, mandate: Mandate, state: State) {
         let run = mandate.run();
+        let mandate = mandate.claiming(claim::of(&state));
         let (live, inputs) = Live::new();
         // Here and not in the driver: after a restart, reports may come before it has begun.
         self.0.routes.add_orders(run, &state);
@@ -371,7 +378,7 @@ impl Runs {
         let digest = data_encoding::HEXLOWER.encode(&vigie_proto::order::digest(&manifest));
         let operator = permit.caller().name().to_owned();
         let intent = Intent::new(permit, &run.to_string(), &format!("signs the manifest {digest}"));
-        let entry = self.0.audit.open(intent).await?;
+        let entry = self.note(run, intent).await?;
         let answer = self.say(&entry, run, Input::Signed { manifest, signatures, operator }).await;
         self.conclude(entry, answer).await
     }
@@ -383,7 +390,7 @@ impl Runs {
     pub async fn cancel(&self, permit: &Permit, run: &str, reason: String) -> Result<RunSummary, RunsError> {
         let run = self.find(run).await?;
         let operator = permit.caller().name().to_owned();
-        let entry = self.0.audit.open(Intent::new(permit, &run.to_string(), &reason)).await?;
+        let entry = self.note(run, Intent::new(permit, &run.to_string(), &reason)).await?;
         let answer = self.say(&entry, run, Input::Cancel { operator, reason }).await;
         self.conclude(entry, answer).await
     }
@@ -403,9 +410,17 @@ impl Runs {
         let operator = permit.caller().name().to_owned();
         let on = if hosts.is_empty() { String::new() } else { format!(" on {}", hosts.join(", ")) };
         let intent = Intent::new(permit, &run.to_string(), &format!("a step is done{on}: {note}"));
-        let entry = self.0.audit.open(intent).await?;
+        let entry = self.note(run, intent).await?;
         let answer = self.say(&entry, run, Input::ManualDone { operator, hosts, note }).await;
         self.conclude(entry, answer).await
+    }
+
+    /// Writes an operator's word down before the run hears it, with the run's own claim on the disk's room.
+    async fn note(&self, run: RunId, intent: Intent) -> Result<Entry, RunsError> {
+        let well = *self.0.store.health().borrow() == Health::Writable;
+        // Only where it matters, since it takes reading the run.
+        let claim = if well { Claim::Ordinary } else { claim::of(&self.state(run).await?) };
+        Ok(self.0.audit.open(intent.claiming(claim)).await?)
     }
 
     /// Gives a run an operator's word; the entry shows that it was written down.

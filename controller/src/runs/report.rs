@@ -18,6 +18,7 @@ use super::{
 use crate::{
     audit::{Intent, Kind},
     error::LinkError,
+    store::Claim,
 };
 
 /// What an agent says of a task.
@@ -114,7 +115,7 @@ impl Runs {
             "an outcome came after its run was closed: {} {code}; host {host}",
             outcome.status().word()
         );
-        let intent = Intent::own("late-report", &order.to_string(), &detail);
+        let intent = Intent::own("late-report", &order.to_string(), &detail).claiming(Claim::Observing);
         match self.0.audit.write(&intent, Kind::Done).await {
             Ok(()) => self.0.fleet.acknowledge(host, vec![order.to_string()]),
             Err(error) => {

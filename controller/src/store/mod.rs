@@ -7,15 +7,21 @@
 //!
 //! SQLite is the one engine so far; every test of the contract runs on any [`Store`].
 
+mod health;
 mod model;
+mod room;
 mod sqlite;
 
+use std::path::PathBuf;
+
 use async_trait::async_trait;
+use tokio::sync::watch;
 use vigie_proto::{
     id::{RunId, TokenId},
     v1::{Incident, RunEvent, RunSummary, SignedTrustList},
 };
 
+pub use health::{Claim, Health};
 pub use model::{
     AgentEnrolled, CertificateRow, Enrolment, HostRow, Mandate, NewOperator, OpenedRun, PendingNotice,
     Redemption, RemedyTried, Sighting, Token, TokenFor,
@@ -31,8 +37,15 @@ use vigie_proto::id::HostId;
 /// What the controller remembers.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
+    /// Whether it takes changes, as it is now and becomes.
+    fn health(&self) -> watch::Receiver<Health>;
+
+    /// Looks after itself: whether there is room, whether it can be written again, whether its reserves are whole. Called
+    /// again and again.
+    async fn tend(&self);
+
     /// Appends one line to the audit and gives its sequence number.
-    async fn write_audit(&self, line: Line) -> Result<u64, StoreError>;
+    async fn write_audit(&self, line: Line, claim: Claim) -> Result<u64, StoreError>;
 
     /// The audit's records after a sequence number, at most `limit`.
     async fn audit(&self, after: u64, limit: u32) -> Result<Vec<Record>, StoreError>;
@@ -147,12 +160,35 @@ pub trait Issue: Send + Sync {
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("the database cannot be opened")]
-    Open(#[source] sqlx::Error),
-    #[error("the database's schema cannot be brought up to date")]
-    Migrate(#[source] sqlx::migrate::MigrateError),
-    #[error("the database is set to {pragma} = {found} where {wanted} is needed")]
-    Pragma { pragma: &'static str, wanted: &'static str, found: String },
+    #[error(
+        "{path} cannot be opened; run as its owner, and look whether its disk is full or mounted read-only"
+    )]
+    Open { path: PathBuf, source: sqlx::Error },
+    #[error("{path} cannot be brought up to date; restore a backup, or install the version that wrote it")]
+    Migrate { path: PathBuf, source: sqlx::migrate::MigrateError },
+    #[error(
+        "{path} was written by a newer vigie-controller (its schema is {found}, this program knows {known}); install that \
+         version, or restore a backup from before it"
+    )]
+    Newer { path: PathBuf, found: i64, known: i64 },
+    #[error(
+        "{path} is damaged, or no database of Vigie's ({found}); keep it aside, and restore a backup with \
+         `vigie-controller restore`"
+    )]
+    Corrupt { path: PathBuf, found: String },
+    #[error(
+        "{path} is set to {pragma} = {found} where {wanted} is needed; move the state folder to a local disk, since \
+         network shares cannot do it"
+    )]
+    Pragma { path: PathBuf, pragma: &'static str, wanted: &'static str, found: String },
+    #[error(
+        "SQLite {found} is linked, which can lose what it has kept; build with the bundled one, {wanted} or newer"
+    )]
+    Version { found: String, wanted: String },
+    #[error("the disk is full: {why}")]
+    Full { why: String },
+    #[error("the store cannot be written: {why}")]
+    ReadOnly { why: String },
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
     #[error("the database holds {what} that does not read")]

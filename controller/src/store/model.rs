@@ -9,6 +9,7 @@ use vigie_proto::{
     v1::{HostState, Label, RunSummary, SignedTrustList},
 };
 
+use super::Claim;
 use crate::{audit::Intent, error::TokenDenial};
 
 /// A host as it was enrolled and last seen.
@@ -182,11 +183,22 @@ pub struct AgentEnrolled {
 #[derive(Debug, Clone)]
 pub struct Mandate {
     run: RunId,
+    claim: Claim,
 }
 
 impl Mandate {
     pub(super) fn new(run: RunId) -> Self {
-        Self { run }
+        Self { run, claim: Claim::default() }
+    }
+
+    /// The same for a run whose events are written with this claim on the disk's room.
+    #[must_use]
+    pub(crate) fn claiming(self, claim: Claim) -> Self {
+        Self { claim, ..self }
+    }
+
+    pub(super) fn claim(&self) -> Claim {
+        self.claim
     }
 
     /// The run.

@@ -23,6 +23,9 @@ pub(crate) async fn heartbeat(settings: HeartbeatSettings, store: Arc<dyn Store>
     loop {
         // A heart that beats without its store would tell that all is well when nothing can be done.
         let beat = match store.runs(1).await {
+            Ok(_) if store.health().borrow().stale().is_some() => {
+                Err("the store takes no changes".to_owned())
+            }
             Ok(_) => beat(&client, &settings.url).await,
             Err(error) => Err(format!("the store does not answer: {error}")),
         };

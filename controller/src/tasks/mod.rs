@@ -5,6 +5,7 @@ mod heartbeat;
 mod outside;
 mod remember;
 mod renew;
+mod tend;
 mod watching;
 
 pub(crate) use heartbeat::heartbeat;
@@ -12,4 +13,5 @@ pub(crate) use outside::{Outside, watch_outside};
 pub(crate) use remember::remember;
 pub use renew::DoorsError;
 pub(crate) use renew::{Doors, renew};
+pub(crate) use tend::tend;
 pub(crate) use watching::{Watching, keep_watching};

@@ -6,8 +6,10 @@
     reason = "clippy knows tests, but not their support functions"
 )]
 
+mod disk;
 mod doors;
 mod incidents;
+mod liveness;
 mod orders;
 mod runs;
 mod support;

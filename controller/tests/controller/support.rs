@@ -37,20 +37,32 @@ pub(crate) struct Controller {
 impl Controller {
     pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let made = init(wanted(&folder.path().join("state"))).await.unwrap();
+        let controller = Self::within(folder.path()).await;
+        Self { _folder: Some(folder), ..controller }
+    }
+
+    /// One whose state is made in a folder that the test keeps.
+    pub(crate) async fn within(folder: &Path) -> Self {
+        let made = init(wanted(&folder.join("state"))).await.unwrap();
         let stop = CancellationToken::new();
         let running = serve(made.config.clone(), stop.clone()).await.unwrap();
-        Self { config: made.config, login: made.token, running, stop, _folder: Some(folder) }
+        Self { config: made.config, login: made.token, running, stop, _folder: None }
     }
 
     /// Stops it and starts it again on the same ports, as systemd would.
-    pub(crate) async fn restart(mut self) -> Self {
+    pub(crate) async fn restart(self) -> Self {
+        self.restart_after(|| ()).await
+    }
+
+    /// The same, with something that happens in between.
+    pub(crate) async fn restart_after(mut self, between: impl FnOnce()) -> Self {
         let Running { operators, agents, enrolment, .. } = &self.running;
         self.config.settings.operators_port = operators.port();
         self.config.settings.agents_port = agents.port();
         self.config.settings.enrolment_port = enrolment.port();
         self.stop.cancel();
         self.running.stopped().await.unwrap();
+        between();
         let stop = CancellationToken::new();
         let running = serve(self.config.clone(), stop.clone()).await.unwrap();
         Self { running, stop, ..self }
@@ -286,11 +298,16 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// The next message beside what the agent is to watch for; `None` when the controller ended the session well.
+    /// The next message beside what the agent is to watch for and whether it answers, which it does; `None` when the
+    /// controller ended the session well.
     pub(crate) async fn next(&mut self) -> Option<to_agent::Message> {
         loop {
             match self.down.message().await.unwrap().map(|message| message.message.unwrap()) {
                 Some(to_agent::Message::Watch(_)) => {}
+                Some(to_agent::Message::Ping(ping)) => {
+                    let pong = v1::Pong { seq: ping.seq, ..Default::default() };
+                    self.say(from_agent::Message::Pong(pong)).await;
+                }
                 other => return other,
             }
         }

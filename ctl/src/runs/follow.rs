@@ -342,31 +342,26 @@ impl<'a> Follower<'a> {
             manifest: plan.bytes().to_vec(),
             signatures: vec![signature],
         };
-        let mut pauses = PAUSES.iter();
+        let mut attempt = 0;
         loop {
-            let status = match self.client.runs().sign_run(request.clone()).await {
+            match self.client.runs().sign_run(request.clone()).await {
                 Ok(_) => return Ok(()),
-                Err(status) => status,
-            };
-            // The plan's window passed while the person thought, or somebody ended the run: what follows says which.
-            if status.code() == Code::FailedPrecondition {
-                self.invocation
-                    .output
-                    .say(format!("The plan was not taken: {}", escape(status.message(), false)));
-                return Ok(());
+                // The plan's window passed while the person thought, or somebody ended the run: what follows says which. Of a
+                // word that is given again it says only that the first one arrived.
+                Err(status) if status.code() == Code::FailedPrecondition => {
+                    if attempt == 0 {
+                        let why = escape(status.message(), false).into_owned();
+                        self.invocation.output.say(format!("The plan was not taken: {why}"));
+                    }
+                    return Ok(());
+                }
+                // It arrived or not. The same signature over the same plan is the same word, however often it is given; a
+                // run whose controller never heard it would wait for ever.
+                Err(status) if may_pass(&status) && attempt < ATTEMPTS => {}
+                Err(status) => return Err(Error::rpc("signing the plan")(status)),
             }
-            if !may_pass(&status) {
-                return Err(Error::rpc("signing the plan")(status));
-            }
-            // The signature may have arrived or not. The same one again changes nothing where it has.
-            let Some(pause) = pauses.next() else {
-                let run = &self.view.run;
-                self.invocation.output.say(format!(
-                    "Nobody answers, so the signature may not have arrived; `vigiectl runs resume {run}` gives it again."
-                ));
-                return Ok(());
-            };
-            tokio::time::sleep(*pause).await;
+            self.pause(attempt).await?;
+            attempt += 1;
         }
     }
 

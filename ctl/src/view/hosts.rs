@@ -6,7 +6,7 @@ use vigie_proto::{
     v1::{Host, Stack},
 };
 
-use super::status;
+use super::{liveness, status};
 use crate::output::{
     document,
     json::{self, reflect},
@@ -31,6 +31,17 @@ pub(crate) fn text(host: &Host, look: &Look) -> String {
     fact("labels", status::labels(host));
     fact("enrolled", format!("{} (incarnation {})", look.time(host.enrolled_at_ms), host.incarnation));
     fact("last seen", look.time(host.last_seen_ms));
+    if let Some(told) = host.liveness.as_ref().filter(|_| host.connected) {
+        let since = look.time(told.answering_since_ms);
+        fact(
+            "answers",
+            match told.answering {
+                true => format!("since {since}"),
+                false => look.red(&format!("no; last heard of {since}")),
+            },
+        );
+        fact("work", liveness::work(host, look));
+    }
     let Some(state) = &host.state else {
         return text + "\n  no report yet\n";
     };

@@ -8,6 +8,7 @@ pub(crate) mod diagnose;
 pub(crate) mod diagnose_json;
 pub(crate) mod hosts;
 pub(crate) mod incidents;
+mod liveness;
 pub(crate) mod operations;
 pub(crate) mod outcomes;
 pub(crate) mod plan;

@@ -5,6 +5,7 @@ use vigie_proto::{
     v1::{Container, Host, HostState},
 };
 
+use super::liveness;
 use crate::output::{
     look::{Look, bytes, count, pad},
     names,
@@ -15,7 +16,7 @@ use crate::output::{
 const LITTLE_MEMORY: u64 = 10;
 
 /// What is wrong with a host as far as its last report tells; the same text on several hosts is one line.
-fn problems(host: &Host) -> Vec<String> {
+fn problems(host: &Host, look: &Look) -> Vec<String> {
     let mut problems = Vec::new();
     if !host.connected {
         problems.push(match host.last_seen_ms {
@@ -23,6 +24,7 @@ fn problems(host: &Host) -> Vec<String> {
             _ => "not connected".to_owned(),
         });
     }
+    problems.extend(liveness::problem(host, look).map(str::to_owned));
     let Some(state) = &host.state else { return problems };
     if !state.docker_error.is_empty() {
         problems.push(format!("Docker: {}", escape(&state.docker_error, false)));
@@ -75,7 +77,7 @@ fn unwell(service: &Container) -> String {
 pub(crate) fn text(hosts: &[Host], look: &Look) -> String {
     let mut wrong: Vec<(String, Vec<&str>)> = Vec::new();
     for host in hosts {
-        for problem in problems(host) {
+        for problem in problems(host, look) {
             match wrong.iter_mut().find(|(other, _)| *other == problem) {
                 Some((_, names)) => names.push(&host.name),
                 None => wrong.push((problem, vec![&host.name])),
@@ -98,7 +100,7 @@ pub(crate) fn text(hosts: &[Host], look: &Look) -> String {
 
 fn footer(hosts: &[Host], look: &Look) -> String {
     let connected = hosts.iter().filter(|host| host.connected).count();
-    let unwell = hosts.iter().filter(|host| !problems(host).is_empty()).count();
+    let unwell = hosts.iter().filter(|host| !problems(host, look).is_empty()).count();
     let unwell = match unwell {
         0 => look.green("nothing wrong"),
         some => look.red(&format!("{some} with something wrong")),
@@ -108,7 +110,7 @@ fn footer(hosts: &[Host], look: &Look) -> String {
 
 /// Every host in a line.
 pub(crate) fn table(hosts: &[Host], look: &Look) -> String {
-    let mut headings = vec!["HOST", "SESSION", "LOAD", "MEMORY", "STACKS"];
+    let mut headings = vec!["HOST", "SESSION", "ANSWERS", "WORK", "LOAD", "MEMORY", "STACKS"];
     if look.wide {
         headings.extend(["LABELS", "AGENT", "ID"]);
     }
@@ -130,6 +132,8 @@ pub(crate) fn table(hosts: &[Host], look: &Look) -> String {
         let mut cells = vec![
             look.bold(&escape(&host.name, false)),
             session,
+            liveness::answers(host, look),
+            liveness::work(host, look),
             stale(load),
             stale(used),
             state.map_or_else(|| "-".to_owned(), |state| stale(stacks(state, look))),
@@ -171,7 +175,7 @@ pub(crate) fn labels(host: &Host) -> String {
 #[cfg(test)]
 mod tests {
     use insta::assert_snapshot;
-    use vigie_proto::v1::{HostLoadResult, Label, PolicySummary, Stack};
+    use vigie_proto::v1::{HostLoadResult, Label, Liveness, PolicySummary, Stack};
 
     use super::*;
 
@@ -195,6 +199,11 @@ mod tests {
             connected: true,
             connected_since_ms: 1_700_000_000_000,
             last_seen_ms: 1_700_000_500_000,
+            liveness: Some(Liveness {
+                answering: true,
+                answering_since_ms: 1_700_000_000_000,
+                ..Default::default()
+            }),
             state: Some(HostState {
                 load: Some(load),
                 stacks: vec![Stack { name: "sylion".into(), services, ..Default::default() }],
@@ -219,7 +228,10 @@ mod tests {
         let gone = Host { connected: false, ..host(5, well()) };
         let never =
             Host { connected: false, state: None, connected_since_ms: 0, last_seen_ms: 0, ..host(6, well()) };
-        let hosts = [host(1, well()), host(2, ill()), host(3, ill()), full, gone, never];
+        let mut hung = host(7, well());
+        let liveness = hung.liveness.as_mut().unwrap();
+        (liveness.answering, liveness.probes, liveness.answering_since_ms) = (false, 1, 1_700_000_570_000);
+        let hosts = [host(1, well()), host(2, ill()), host(3, ill()), full, gone, never, hung];
         assert_snapshot!(text(&hosts, &Look::plain()), @r#"
         ✗ vps[2-3] (2)  sylion: backend is restarting
         ✗ vps[2-3] (2)  sylion: redis is unhealthy
@@ -227,20 +239,22 @@ mod tests {
         ✗ vps4          little memory: 200.0 MiB available
         ✗ vps5          not connected
         ✗ vps6          never connected
+        ✗ vps7          connected, and does not answer
 
-        HOST  SESSION      LOAD      MEMORY  STACKS
-        vps1  up 10 min    0.31 / 2  25 %    sylion: 2 up
-        vps2  up 10 min    0.31 / 2  25 %    sylion: 0 up, backend restarting, redis unhealthy
-        vps3  up 10 min    0.31 / 2  25 %    sylion: 0 up, backend restarting, redis unhealthy
-        vps4  up 10 min    0.31 / 2  96 %    sylion: 2 up
-        vps5  down 10 min  0.31 / 2  25 %    sylion: 2 up
-        vps6  never        -         -       -
-        6 hosts, 4 connected, 5 with something wrong
+        HOST  SESSION      ANSWERS       WORK     LOAD      MEMORY  STACKS
+        vps1  up 10 min    10 min        idle     0.31 / 2  25 %    sylion: 2 up
+        vps2  up 10 min    10 min        idle     0.31 / 2  25 %    sylion: 0 up, backend restarting, redis unhealthy
+        vps3  up 10 min    10 min        idle     0.31 / 2  25 %    sylion: 0 up, backend restarting, redis unhealthy
+        vps4  up 10 min    10 min        idle     0.31 / 2  96 %    sylion: 2 up
+        vps5  down 10 min  -             -        0.31 / 2  25 %    sylion: 2 up
+        vps6  never        -             -        -         -       -
+        vps7  up 10 min    not for 30 s  1 probe  0.31 / 2  25 %    sylion: 2 up
+        7 hosts, 5 connected, 6 with something wrong
         "#);
         let wide = Look { wide: true, ..Look::plain() };
         assert_snapshot!(table(&hosts[..1], &wide), @r#"
-        HOST  SESSION    LOAD      MEMORY  STACKS        LABELS    AGENT  ID
-        vps1  up 10 min  0.31 / 2  25 %    sylion: 2 up  env=prod  -      id-1
+        HOST  SESSION    ANSWERS  WORK  LOAD      MEMORY  STACKS        LABELS    AGENT  ID
+        vps1  up 10 min  10 min   idle  0.31 / 2  25 %    sylion: 2 up  env=prod  -      id-1
         "#);
     }
 }

@@ -10,6 +10,7 @@ mod known;
 mod live;
 mod order;
 mod probe;
+mod progress;
 mod shared;
 
 use std::{
@@ -36,6 +37,7 @@ use vigie_proto::{
 
 use challenges::{Challenges, VALID};
 use denials::Denials;
+use progress::Progress;
 use shared::{Event, Kept, Shared};
 
 use super::{
@@ -113,6 +115,7 @@ pub struct Dispatch {
     challenges: Challenges,
     /// The controller has seen this much of the journal, which is more than there is: it is an older one.
     put_back: Option<u64>,
+    progress: Progress,
 }
 
 impl Dispatch {
@@ -145,6 +148,7 @@ impl Dispatch {
             denials: Denials::default(),
             challenges: Challenges::default(),
             put_back: None,
+            progress: Progress::default(),
         }
     }
 
@@ -159,6 +163,7 @@ impl Dispatch {
         self.open().await;
         let mut stopping: Option<Instant> = None;
         while stopping.is_none() || !self.ordered.is_empty() {
+            self.progress.look(self.probing.len() + self.ordered.len());
             tokio::select! {
                 () = stop.cancelled(), if stopping.is_none() => {
                     stopping = Some(Instant::now() + patience);
@@ -178,8 +183,8 @@ impl Dispatch {
                 Some(event) = self.events.recv() => self.tell(event).await,
                 Ok(()) = self.state.changed() => self.tell_state().await,
                 Ok(()) = self.watching.shown.changed() => self.tell_symptoms().await,
-                Some(ended) = self.probing.join_next() => report(ended),
-                Some(ended) = self.ordered.join_next() => report(ended),
+                Some(ended) = self.probing.join_next() => self.progress.made(ended),
+                Some(ended) = self.ordered.join_next() => self.progress.made(ended),
                 Some(ended) = self.noting.join_next() => report(ended),
             }
         }
@@ -205,6 +210,7 @@ impl Dispatch {
                 to_agent::Message::Execute(execute) if !stopping => self.execute(&execute).await,
                 to_agent::Message::Acknowledge(acknowledge) => self.acknowledge(&acknowledge),
                 to_agent::Message::Cancel(cancel) => self.cancel(&cancel).await,
+                to_agent::Message::Ping(ping) => self.pong(&ping).await,
                 to_agent::Message::Watch(watch) => {
                     self.watching.asked.send_if_modified(|asked| {
                         let changed = *asked != watch;

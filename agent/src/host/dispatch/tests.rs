@@ -416,6 +416,41 @@ async fn a_probe_whose_turn_does_not_come_says_so() {
     agent.end().await;
 }
 
+/// Whoever asks whether the loop goes round learns what it has at hand, and for how long nothing of it has ended.
+#[tokio::test]
+async fn what_is_at_hand_is_told_and_for_how_long_none_has_ended() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    let ask = async |agent: &mut Agent, seq| {
+        agent.tell(to_agent::Message::Ping(v1::Ping { seq })).await;
+        loop {
+            match agent.next().await {
+                from_agent::Message::Pong(pong) => return pong,
+                from_agent::Message::ProbeResult(_) | from_agent::Message::Started(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    assert_eq!(ask(&mut agent, 1).await, v1::Pong { seq: 1, ..Default::default() });
+    agent.probe("hung", request::Operation::HostLoad(Default::default())).await;
+    agent.execute(&world.order(exec("hang", &[]))).await;
+    world.executor.began.notified().await;
+    let first = ask(&mut agent, 2).await;
+    assert_eq!((first.probes, first.orders), (1, 1));
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let second = ask(&mut agent, 3).await;
+    assert!(second.quiet_ms >= 30, "{first:?} {second:?}");
+    // One that ends is progress, whatever the others do.
+    agent.probe("quick", facts()).await;
+    let third = loop {
+        let pong = ask(&mut agent, 4).await;
+        if pong.quiet_ms < second.quiet_ms {
+            break pong;
+        }
+    };
+    assert_eq!((third.probes, third.orders), (1, 1));
+}
+
 #[tokio::test]
 async fn an_order_runs_once_however_often_it_comes() {
     let world = World::new(Scripted::default());

@@ -4,111 +4,58 @@
 //! connection, so that two transactions never meet; reading has connections of its own and never waits for a writer.
 
 mod audit;
+mod copy;
+mod guard;
 mod hosts;
 mod incidents;
+mod open;
+mod reserve;
 mod runs;
 mod tokens;
 
-use std::{fs, path::Path, time::Duration};
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use prost::Message;
-use sqlx::{
-    Row as _, SqlSafeStr as _, Sqlite as Engine, SqlitePool, Transaction,
-    migrate::{Migration, MigrationType, Migrator},
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
-};
+use sqlx::{Sqlite as Engine, SqlitePool, Transaction};
+use tokio::sync::watch;
 use vigie_proto::{
     id::RunId,
     v1::{Incident, RunEvent, RunSummary, SignedTrustList},
 };
 
 use super::{
-    CertificateRow, Enrolment, HostRow, Issue, Mandate, OpenedRun, PendingNotice, RedeemError, Redemption,
-    RemedyTried, Sighting, Store, StoreError, Token,
+    CertificateRow, Claim, Enrolment, Health, HostRow, Issue, Mandate, OpenedRun, PendingNotice, RedeemError,
+    Redemption, RemedyTried, Sighting, Store, StoreError, Token, room::RESERVE,
 };
 use crate::audit::{Intent, Kind, Line, Record};
-
-/// How long a statement waits for another process's lock (a backup, a person with `sqlite3`) before it fails.
-const BUSY: Duration = Duration::from_secs(5);
-
-/// Connections that read at the same time.
-const READERS: u32 = 4;
+use guard::Guard;
 
 /// A store in one SQLite file.
 pub struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
+    guard: Guard,
+    path: PathBuf,
 }
 
 impl Sqlite {
-    /// Opens the file, or makes it, and brings its schema up to date.
-    ///
-    /// # Errors
-    /// When it cannot be opened, is of a newer version, or does not keep what it is told to keep.
-    pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        Self::private(path)?;
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .foreign_keys(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(BUSY);
-        let pool = |connections: u32| {
-            SqlitePoolOptions::new()
-                .min_connections(1)
-                .max_connections(connections)
-                // A connection costs nothing to keep; closing the last one would checkpoint in the middle of things.
-                .idle_timeout(None)
-                .max_lifetime(None)
-        };
-        let writer = pool(1).connect_with(options.clone()).await.map_err(StoreError::Open)?;
-        assert_settings(&writer).await?;
-        migrations().run(&writer).await.map_err(StoreError::Migrate)?;
-        let readers = pool(READERS).connect_with(options.read_only(true)).await.map_err(StoreError::Open)?;
-        Ok(Self { writer, readers })
-    }
-
-    /// Makes the file with mode 0600 before SQLite does, which would follow the umask; its WAL takes the same mode.
-    fn private(path: &Path) -> Result<(), StoreError> {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        let made = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-        made.map(drop).map_err(|error| StoreError::Open(error.into()))
-    }
-
     /// Begins a transaction that writes, taking the lock at once instead of at its first write.
-    async fn write(&self) -> Result<Transaction<'static, Engine>, sqlx::Error> {
-        self.writer.begin_with("BEGIN IMMEDIATE").await
-    }
-}
-
-/// What the durability of every answer rests on is asked for, not assumed.
-async fn assert_settings(pool: &SqlitePool) -> Result<(), StoreError> {
-    let checks = [
-        ("journal_mode", "PRAGMA journal_mode", "wal"),
-        ("synchronous", "PRAGMA synchronous", "2"),
-        ("foreign_keys", "PRAGMA foreign_keys", "1"),
-    ];
-    for (pragma, statement, wanted) in checks {
-        let row = sqlx::query(statement).fetch_one(pool).await?;
-        let found =
-            row.try_get::<String, _>(0).or_else(|_| row.try_get::<i64, _>(0).map(|n| n.to_string()))?;
-        if found != wanted {
-            return Err(StoreError::Pragma { pragma, wanted, found });
+    async fn write(&self, claim: Claim) -> Result<Transaction<'static, Engine>, StoreError> {
+        self.guard.admit(claim)?;
+        if claim == Claim::Observing && self.guard.is_on_reserve() && self.free().await? < RESERVE / 2 {
+            let why = "what is left of the reserve is kept for what frees the disk".to_owned();
+            return Err(StoreError::Full { why });
         }
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
-    Ok(())
 }
 
-fn migrations() -> Migrator {
-    let first = include_str!("../../../migrations/0001_first.sql").into_sql_str();
-    let incidents = include_str!("../../../migrations/0002_incidents.sql").into_sql_str();
-    let remedies = include_str!("../../../migrations/0003_remedies.sql").into_sql_str();
-    Migrator::with_migrations(vec![
-        Migration::new(1, "first".into(), MigrationType::Simple, first, false),
-        Migration::new(2, "incidents".into(), MigrationType::Simple, incidents, false),
-        Migration::new(3, "remedies".into(), MigrationType::Simple, remedies, false),
-    ])
+/// The write-ahead log of a database.
+fn wal(database: &Path) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push("-wal");
+    path.into()
 }
 
 /// SQLite's integers are signed; none of ours comes near the difference.
@@ -134,11 +81,34 @@ fn parse<T: std::str::FromStr>(text: &str, what: &'static str) -> Result<T, Stor
 
 #[async_trait]
 impl Store for Sqlite {
-    async fn write_audit(&self, line: Line) -> Result<u64, StoreError> {
-        let mut transaction = self.write().await?;
-        let seq = audit::append(&mut transaction, &line).await?;
-        transaction.commit().await?;
-        Ok(seq)
+    fn health(&self) -> watch::Receiver<Health> {
+        self.guard.watch()
+    }
+
+    async fn tend(&self) {
+        if self.guard.may_recover() {
+            match self.try_writing().await {
+                Ok(()) => self.guard.recovered(),
+                Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "not yet"),
+            }
+        }
+        self.guard.look();
+        let Ok(room) = self.guard.room() else { return };
+        if self.guard.watch().borrow().refusal(Claim::Freeing).is_none()
+            && let Err(error) = self.guard.heed(self.keep_reserve(room).await)
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the reserve cannot be kept");
+        }
+    }
+
+    async fn write_audit(&self, line: Line, claim: Claim) -> Result<u64, StoreError> {
+        let writing = async {
+            let mut transaction = self.write(claim).await?;
+            let seq = audit::append(&mut transaction, &line).await?;
+            transaction.commit().await?;
+            Ok(seq)
+        };
+        self.guard.heed(writing.await)
     }
 
     async fn audit(&self, after: u64, limit: u32) -> Result<Vec<Record>, StoreError> {
@@ -150,26 +120,35 @@ impl Store for Sqlite {
     }
 
     async fn add_token(&self, intent: &Intent, token: &Token) -> Result<(), StoreError> {
-        let mut transaction = self.write().await?;
-        tokens::add(&mut transaction, intent, token).await?;
-        Ok(transaction.commit().await?)
+        let writing = async {
+            let mut transaction = self.write(intent.claim()).await?;
+            tokens::add(&mut transaction, intent, token).await?;
+            Ok(transaction.commit().await?)
+        };
+        self.guard.heed(writing.await)
     }
 
     async fn redeem(&self, redemption: &Redemption, issue: &dyn Issue) -> Result<Enrolment, RedeemError> {
-        let mut transaction = self.write().await?;
-        match tokens::redeem(&mut transaction, redemption, issue).await {
-            Ok(enrolment) => {
-                transaction.commit().await?;
-                Ok(enrolment)
-            }
-            Err(error) => {
-                transaction.rollback().await?;
-                if let Some(line) = tokens::refusal(redemption, &error) {
-                    self.write_audit(line).await?;
+        let redeeming = async {
+            let mut transaction = self.write(redemption.intent.claim()).await?;
+            match tokens::redeem(&mut transaction, redemption, issue).await {
+                Ok(enrolment) => {
+                    transaction.commit().await?;
+                    Ok(enrolment)
                 }
-                Err(error)
+                Err(error) => {
+                    transaction.rollback().await?;
+                    if let Some(line) = tokens::refusal(redemption, &error) {
+                        self.write_audit(line, Claim::Ordinary).await?;
+                    }
+                    Err(error)
+                }
             }
-        }
+        };
+        redeeming.await.map_err(|error| match error {
+            RedeemError::Store(error) => RedeemError::Store(self.guard.name(error)),
+            other => other,
+        })
     }
 
     async fn certificate(&self, serial: &str) -> Result<Option<CertificateRow>, StoreError> {
@@ -181,11 +160,14 @@ impl Store for Sqlite {
     }
 
     async fn remember(&self, sightings: &[Sighting]) -> Result<(), StoreError> {
-        let mut transaction = self.write().await?;
-        for sighting in sightings {
-            hosts::remember(&mut transaction, sighting).await?;
-        }
-        Ok(transaction.commit().await?)
+        let writing = async {
+            let mut transaction = self.write(Claim::Ordinary).await?;
+            for sighting in sightings {
+                hosts::remember(&mut transaction, sighting).await?;
+            }
+            Ok(transaction.commit().await?)
+        };
+        self.guard.heed(writing.await)
     }
 
     async fn trust_list(&self) -> Result<Option<SignedTrustList>, StoreError> {
@@ -200,10 +182,13 @@ impl Store for Sqlite {
         events: &[RunEvent],
         summary: &RunSummary,
     ) -> Result<OpenedRun, StoreError> {
-        let mut transaction = self.write().await?;
-        let opened = runs::open(&mut transaction, intent, run, events, summary).await?;
-        transaction.commit().await?;
-        Ok(opened)
+        let writing = async {
+            let mut transaction = self.write(intent.claim()).await?;
+            let opened = runs::open(&mut transaction, intent, run, events, summary).await?;
+            transaction.commit().await?;
+            Ok(opened)
+        };
+        self.guard.heed(writing.await)
     }
 
     async fn append(
@@ -213,10 +198,13 @@ impl Store for Sqlite {
         summary: &RunSummary,
         remedies: &[RemedyTried],
     ) -> Result<(), StoreError> {
-        let mut transaction = self.write().await?;
-        runs::append(&mut transaction, mandate.run(), events, summary).await?;
-        runs::try_remedies(&mut transaction, mandate.run(), remedies).await?;
-        Ok(transaction.commit().await?)
+        let writing = async {
+            let mut transaction = self.write(mandate.claim()).await?;
+            runs::append(&mut transaction, mandate.run(), events, summary).await?;
+            runs::try_remedies(&mut transaction, mandate.run(), remedies).await?;
+            Ok(transaction.commit().await?)
+        };
+        self.guard.heed(writing.await)
     }
 
     async fn remedies(&self, since_ms: i64) -> Result<Vec<RemedyTried>, StoreError> {
@@ -255,17 +243,21 @@ impl Store for Sqlite {
         notices: &[(String, String)],
         now_ms: i64,
     ) -> Result<(), StoreError> {
-        let mut transaction = self.write().await?;
-        if let Some(intent) = intent {
-            audit::append(&mut transaction, &intent.line(Kind::Done)).await?;
-        }
-        for incident in incidents {
-            incidents::save(&mut transaction, incident).await?;
-        }
-        for (channel, body) in notices {
-            incidents::add_notice(&mut transaction, channel, body, now_ms).await?;
-        }
-        Ok(transaction.commit().await?)
+        let writing = async {
+            // Few and short, and people have to hear of a full disk.
+            let mut transaction = self.write(Claim::Observing).await?;
+            if let Some(intent) = intent {
+                audit::append(&mut transaction, &intent.line(Kind::Done)).await?;
+            }
+            for incident in incidents {
+                incidents::save(&mut transaction, incident).await?;
+            }
+            for (channel, body) in notices {
+                incidents::add_notice(&mut transaction, channel, body, now_ms).await?;
+            }
+            Ok(transaction.commit().await?)
+        };
+        self.guard.heed(writing.await)
     }
 
     async fn incidents(&self, closed: bool, limit: u32) -> Result<Vec<Incident>, StoreError> {
@@ -281,15 +273,21 @@ impl Store for Sqlite {
     }
 
     async fn notice_done(&self, id: i64) -> Result<(), StoreError> {
-        let mut transaction = self.write().await?;
-        incidents::notice_done(&mut transaction, id).await?;
-        Ok(transaction.commit().await?)
+        let writing = async {
+            let mut transaction = self.write(Claim::Observing).await?;
+            incidents::notice_done(&mut transaction, id).await?;
+            Ok(transaction.commit().await?)
+        };
+        self.guard.heed(writing.await)
     }
 
     async fn notice_delayed(&self, id: i64, next_at_ms: i64) -> Result<(), StoreError> {
-        let mut transaction = self.write().await?;
-        incidents::notice_delayed(&mut transaction, id, next_at_ms).await?;
-        Ok(transaction.commit().await?)
+        let writing = async {
+            let mut transaction = self.write(Claim::Observing).await?;
+            incidents::notice_delayed(&mut transaction, id, next_at_ms).await?;
+            Ok(transaction.commit().await?)
+        };
+        self.guard.heed(writing.await)
     }
 
     async fn close(&self) {
@@ -297,3 +295,6 @@ impl Store for Sqlite {
         self.writer.close().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! A controller that goes away again and again while work streams through it: every run ends right, each order once.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use vigie_tests::{AgentProcess, Fleet};
+
+use crate::ANY_PROGRAM;
+
+const HOSTS: [&str; 3] = ["vps1", "vps2", "vps3"];
+const STREAMS: usize = 3;
+const EACH: usize = 5;
+const STOPS: usize = 3;
+
+/// How long a restarted controller may take until everything has ended.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Runs on every host, one after the other, each leaving its number where each host counts it.
+fn stream(
+    ctl: &dyn Fn() -> std::process::Command,
+    witness: &std::path::Path,
+    stream: usize,
+    done: &AtomicBool,
+) {
+    for number in 0..EACH {
+        let script = format!("echo $0 >>{}; sleep 0.2", witness.display());
+        let mark = format!("{stream}-{number}");
+        let mut command = ctl();
+        command.args(["exec", "--all", "--yes", "--timeout", "30s", "--", "sh", "-c", &script, &mark]);
+        // What it says of its end is not trusted: it may have lost the controller at any moment.
+        let _ = command.output().unwrap();
+    }
+    done.store(true, Ordering::SeqCst);
+}
+
+fn under(stop: impl Fn(&mut Fleet)) {
+    let mut fleet = Fleet::new();
+    let agents: Vec<AgentProcess> = HOSTS.iter().map(|host| fleet.add_agent(host, ANY_PROGRAM)).collect();
+    let witness = fleet.path("witness");
+    let done: [AtomicBool; STREAMS] = Default::default();
+    let home = fleet.path("operator");
+    let ctl = || {
+        let mut ctl = std::process::Command::new(vigie_tests::binary("vigiectl"));
+        ctl.env("VIGIE_HOME", &home).env("NO_COLOR", "1").stdin(std::process::Stdio::null());
+        ctl
+    };
+    thread::scope(|scope| {
+        for (number, done) in done.iter().enumerate() {
+            let (ctl, witness) = (&ctl, &witness);
+            scope.spawn(move || stream(ctl, witness, number, done));
+        }
+        for _ in 0..STOPS {
+            let seen = marks(&witness).len();
+            // Something is under way, and something has ended.
+            let since = Instant::now();
+            while marks(&witness).len() < seen + 2
+                && !done.iter().all(|done| done.load(Ordering::SeqCst))
+                && since.elapsed() < PATIENCE
+            {
+                thread::sleep(Duration::from_millis(20));
+            }
+            stop(&mut fleet);
+            fleet.start_controller();
+        }
+    });
+    let since = Instant::now();
+    let runs = loop {
+        let runs = fleet.vigiectl(&["runs", "list", "-o", "json"]).exits(0).json()["runs"].clone();
+        let runs = runs.as_array().unwrap().clone();
+        if runs.iter().all(|run| run["phase"] == "closed" || run["phase"] == "awaiting_signature") {
+            break runs;
+        }
+        assert!(since.elapsed() < PATIENCE, "a run hangs: {runs:?}");
+        thread::sleep(Duration::from_millis(200));
+    };
+    // A ctl that lost the controller before it signed leaves a run that waits, and says so; nothing of it ran.
+    let signed: Vec<_> = runs.iter().filter(|run| run["phase"] == "closed").collect();
+    let marks = marks(&witness);
+    let ran = |verdict: &str| signed.iter().filter(|run| run["verdict"] == verdict).count();
+    println!("{} runs, {} ok, {} marks", runs.len(), ran("ok"), marks.len());
+    assert!(ran("ok") > 0, "{runs:?}");
+    for run in &signed {
+        assert!(["ok", "unreachable", "failed"].contains(&run["verdict"].as_str().unwrap()), "{run}");
+    }
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for mark in &marks {
+        *counts.entry(mark).or_default() += 1;
+    }
+    assert!(counts.values().all(|count| *count <= HOSTS.len()), "an order ran twice: {counts:?}");
+    // Whatever is told as done was done on every host, once.
+    let whole = counts.values().filter(|count| **count == HOSTS.len()).count();
+    assert!(whole >= ran("ok"), "{whole} were done everywhere, and {} are told so", ran("ok"));
+    drop(agents);
+}
+
+fn marks(witness: &std::path::Path) -> Vec<String> {
+    fs::read_to_string(witness).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_controller_that_is_drained_again_and_again_loses_nothing() {
+    under(Fleet::stop_controller);
+}
+
+#[test]
+fn a_controller_that_is_killed_again_and_again_loses_nothing() {
+    under(Fleet::kill_controller);
+}

@@ -19,7 +19,7 @@ use crate::{
     fleet::{Attached, End, Fleet},
     incidents::Incidents,
     permit::Permit,
-    runs::{Report, Runs, Taken},
+    runs::{DoneHere, Report, Runs, Taken},
     tasks::Watching,
 };
 
@@ -218,6 +218,7 @@ impl Reader {
                     Taken::Run
                 }
                 Said::Report(report) => self.runs.report(self.host, *report).await,
+                Said::DoneHere(done) => self.done_here(*done).await,
                 Said::Nothing => Taken::Run,
             };
             if taken != Taken::Run {
@@ -232,12 +233,31 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// Writes down what was done on the host itself. The agent may forget it once the audit and every incident that it
+    /// concerns have it.
+    async fn done_here(&self, done: DoneHere) -> Taken {
+        let Some(name) = self.fleet.name(self.host) else { return Taken::Foreign };
+        let order = done.order;
+        match self.runs.done_here(self.host, &name, &done).await {
+            Taken::Late => {
+                self.incidents.done_here(self.host, &done).await;
+                self.fleet.acknowledge(self.host, vec![order.to_string()]);
+                Taken::Late
+            }
+            otherwise => otherwise,
+        }
+    }
+}
+
 /// What an agent says after its hello.
 enum Said {
     /// Boxed, as reports are: both may be hundreds of bytes long.
     State(Box<v1::HostState>),
     Report(Box<Report>),
     Symptoms(v1::Symptoms),
+    /// What the host's root did on the host itself.
+    DoneHere(Box<DoneHere>),
     /// Something for later versions' record.
     Nothing,
 }
@@ -262,8 +282,12 @@ fn decode(message: FromAgent) -> Result<Said, LinkError> {
             report(Report::Started { order: task(&started.order)?, at_ms: started.at_ms })
         }
         Message::Finished(finished) => {
-            let Finished { order, outcome: ended, run } = finished;
-            report(Report::Finished { order: task(&order)?, run, outcome: outcome(ended)? })
+            let Finished { order, outcome: ended, run, here } = finished;
+            let (order, outcome) = (task(&order)?, outcome(ended)?);
+            match here {
+                Some(here) => Said::DoneHere(Box::new(DoneHere::read(order, here, &outcome)?)),
+                None => report(Report::Finished { order, run, outcome }),
+            }
         }
         Message::AuditHead(head) => {
             tracing::debug!(seq = head.seq, "the agent's journal");

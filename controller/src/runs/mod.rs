@@ -6,6 +6,7 @@
 
 mod doubt;
 mod driver;
+mod here;
 pub(crate) mod outside;
 mod report;
 mod routes;
@@ -35,6 +36,7 @@ use vigie_runbook::{
     run::{self, Input, State},
 };
 
+pub(crate) use here::DoneHere;
 pub use report::Report;
 pub(crate) use report::Taken;
 pub use watch::Watching;

@@ -4,6 +4,7 @@
 
 mod durability;
 mod kills;
+mod local;
 mod orders;
 mod rogue;
 

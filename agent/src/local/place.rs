@@ -203,7 +203,8 @@ impl Place {
         {
             let what = under_way.join(", ");
             talk.say(format!(
-                "Waiting for {what} to end, for {} s at most. Ctrl-C again cuts it off: nobody would know how far it came.",
+                "Waiting for {what} to end, for {} s at most. Ctrl-C again leaves at once: what became of it is found out when \
+                 the agent starts.",
                 PATIENCE.as_secs()
             ));
         }

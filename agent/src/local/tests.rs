@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use vigie_proto::{
-    id::HostId,
+    id::{HostId, TaskId},
     order::{Domain, SigningKey, TrustedKeys, digest},
     v1::{
         ComposeRestartResult, ContainerInspectResult, Failure, HostChangesResult, HostState, HttpCheckResult,
@@ -36,12 +36,13 @@ use crate::{
         dispatch::{Dispatch, Parts},
         door::{self, About},
         executor::{Executor, Ordered, Permitted},
-        journal::{FileStorage, Journal, Service},
+        journal::{FileStorage, Journal, Service, Started},
         message::{Inbox, Outbox},
         redaction::{Patterns, Redaction, RedactionError},
         trust::Trust,
         watch as lookout,
     },
+    operations::witness::Witness,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -150,6 +151,12 @@ impl Executor for Arc<Scripted> {
             other => panic!("{other:?}"),
         })
     }
+
+    async fn look_back(&self, _: TaskId, _: &Started, _: i64) -> Witness {
+        Witness::Unknown("nothing tells".to_owned())
+    }
+
+    fn forget(&self, _: TaskId) {}
 
     fn secrets(&self) -> Result<Arc<Patterns>, RedactionError> {
         Redaction::default().patterns(&[], &[])

@@ -52,8 +52,7 @@ async fn what_was_done_on_the_host_itself_stands_in_its_incident() {
     };
     for _ in 0..2 {
         let outcome = v1::Outcome { status: v1::OutcomeStatus::Succeeded.into(), ..Default::default() };
-        let finished =
-            v1::Finished {
+        let finished = v1::Finished {
             order: order.clone(),
             outcome: Some(outcome),
             here: Some(here.clone()),

@@ -137,7 +137,8 @@ async fn what_was_done_on_the_host_itself_is_taken_note_of() {
 
     let mut nobody = here.clone();
     nobody.person.clear();
-    let finished = Finished { order: new_run(), outcome: Some(done()), here: Some(nobody), ..Finished::default() };
+    let finished =
+        Finished { order: new_run(), outcome: Some(done()), here: Some(nobody), ..Finished::default() };
     session.say(from_agent::Message::Finished(finished)).await;
     assert_eq!(session.refusal().await.code(), Code::InvalidArgument);
 }

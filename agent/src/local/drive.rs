@@ -53,7 +53,7 @@ enum Question {
 /// What came first of all that is waited for.
 enum First {
     Interrupt,
-    Answer(Option<Answer>),
+    Answer(Option<Box<Answer>>),
     Said(Option<String>),
     Tick,
 }
@@ -149,7 +149,7 @@ impl<'a> Drive<'a> {
             let (wake, asks) = (wake(self.wake_at_ms), self.question.is_some());
             let first = tokio::select! {
                 Ok(_) = self.interrupt.wait_for(|pulled| *pulled) => First::Interrupt,
-                answer = self.line.next() => First::Answer(answer),
+                answer = self.line.next() => First::Answer(answer.map(Box::new)),
                 said = self.talk.answer(), if asks => First::Said(said),
                 () = tokio::time::sleep_until(wake) => First::Tick,
             };
@@ -157,11 +157,11 @@ impl<'a> Drive<'a> {
                 First::Interrupt => return Err(self.interrupted()),
                 First::Answer(None) => return Err(LocalError::Gone { under_way: self.under_way() }),
                 First::Answer(Some(answer)) => {
-                    if let Some(input) = self.input(answer) {
+                    if let Some(input) = self.input(*answer) {
                         return Ok(input);
                     }
                 }
-                First::Said(said) => return self.answered(said),
+                First::Said(said) => return self.answered(said.as_deref()),
                 First::Tick => return Ok(Input::Tick),
             }
         }
@@ -219,6 +219,8 @@ impl<'a> Drive<'a> {
                 Effect::WakeAt(at_ms) => {
                     self.wake_at_ms = Some(self.wake_at_ms.map_or(at_ms, |earlier| earlier.min(at_ms)));
                 }
+                // A person ends a run on the host by leaving it. A no to a later wave comes when nothing runs.
+                Effect::Cancel { .. } => {}
                 Effect::Execute { order, execute, .. } => {
                     if self.handed.insert(order) {
                         self.order(order, execute).await?;
@@ -416,13 +418,12 @@ impl<'a> Drive<'a> {
     }
 
     /// What the person's answer is for the run. Silence is a no.
-    fn answered(&mut self, said: Option<String>) -> Result<Input, LocalError> {
-        let yes =
-            said.as_deref().is_some_and(|said| matches!(said.to_ascii_lowercase().as_str(), "y" | "yes"));
+    fn answered(&mut self, said: Option<&str>) -> Result<Input, LocalError> {
+        let yes = said.is_some_and(|said| matches!(said.to_ascii_lowercase().as_str(), "y" | "yes"));
         match self.question.take() {
             Some(Question::Plan { manifest, word }) => {
                 let agrees = match &word {
-                    Some(word) => said.as_ref() == Some(word),
+                    Some(word) => said == Some(word.as_str()),
                     None => yes,
                 };
                 Ok(if agrees {

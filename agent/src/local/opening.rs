@@ -88,7 +88,7 @@ pub(super) fn open(
         parameters: call.parameters.clone(),
         remedy: call.remedy.clone(),
     };
-    let spec = RunSpec { selector: Some(selector), kind: Some(Kind::Runbook(asked)), timeout_ms: 0 };
+    let spec = RunSpec { selector: Some(selector), kind: Some(Kind::Runbook(asked)), ..RunSpec::default() };
     let is_about = |scope| runbooks.iter().any(|runbook| runbook.scope == scope);
     let mut targets = Vec::new();
     // Where a stack is named, the host itself is not meant by every runbook.

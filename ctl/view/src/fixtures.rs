@@ -1,5 +1,7 @@
 //! Runs written by hand, as a controller would log them.
 
+#![allow(clippy::unwrap_used, reason = "for tests alone")]
+
 use vigie_proto::{
     order::{Batch, digest},
     v1::{

@@ -58,7 +58,7 @@ pub struct RunView {
 
 /// Whether a request is worth making again on a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Again {
+pub enum Again {
     /// It did what it is for.
     Well,
     Worth,
@@ -445,12 +445,12 @@ impl RunView {
     }
 
     /// A target's host.
-    pub(crate) fn host_name(&self, target: u32) -> &str {
+    pub fn host_name(&self, target: u32) -> &str {
         self.target(target).map_or("", |target| target.host_name.as_str())
     }
 
     /// Whether the same request is worth making again there.
-    pub(crate) fn again(&self, target: u32) -> Again {
+    pub fn again(&self, target: u32) -> Again {
         let mut outcomes =
             self.tasks.iter().filter(|task| task.target == target).map(|task| task.outcome.as_ref());
         if outcomes.any(|outcome| outcome.is_some_and(|outcome| outcome.status() == OutcomeStatus::InDoubt)) {

@@ -48,7 +48,7 @@ pub(in crate::host) enum Told {
     /// Its start is on disk.
     Started { order: TaskId, at_ms: i64 },
     /// It ended, or was refused.
-    Ended { order: TaskId, outcome: Outcome },
+    Ended { order: TaskId, outcome: Box<Outcome> },
 }
 
 /// One run of the host's root.
@@ -180,7 +180,7 @@ impl Dispatch {
         };
         if let Some(failure) = refusal {
             // Whoever gave it may have gone.
-            let _ = told.send(Told::Ended { order, outcome: Outcome::refused(failure) });
+            let _ = told.send(Told::Ended { order, outcome: Box::new(Outcome::refused(failure)) });
             return;
         }
         tracing::info!(

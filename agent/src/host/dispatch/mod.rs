@@ -445,7 +445,7 @@ impl Dispatch {
                     }
                     Kept::Journal | Kept::No => {}
                 }
-                let ended = Told::Ended { order, outcome: outcome.clone() };
+                let ended = Told::Ended { order, outcome: Box::new(outcome.clone()) };
                 if self.end_here(order, ended) {
                     return;
                 }

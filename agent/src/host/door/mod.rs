@@ -159,7 +159,7 @@ pub async fn serve(stream: UnixStream, local: Local, about: About) -> io::Result
                 tasks.spawn(async move {
                     if let Err(failure) = local.order(&session, spoken).await {
                         let outcome = Some(Outcome::refused(failure));
-                        let refused = Finished { order: id, outcome, here: None };
+                        let refused = Finished { order: id, outcome, ..Finished::default() };
                         let _ = answers.send(Answer::Finished(refused)).await;
                     }
                 });
@@ -205,8 +205,8 @@ async fn write(
                 Told::Started { order, at_ms } => Answer::Started(Started { order: order.to_string(), at_ms }),
                 Told::Ended { order, outcome } => Answer::Finished(Finished {
                     order: order.to_string(),
-                    outcome: Some(outcome),
-                    here: None,
+                    outcome: Some(*outcome),
+                    ..Finished::default()
                 }),
             },
             Some(answer) = answers.recv() => answer,

@@ -9,9 +9,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
-use vigie_proto::operation::{OPERATIONS, Operation};
+use vigie_proto::{
+    operation::{OPERATIONS, Operation},
+    v1::Parameter,
+};
 
 use crate::host::{
     child::keeper,
@@ -40,6 +43,12 @@ pub enum Command {
     /// Exchange a one-time join token for this host's certificate.
     Enroll(EnrollArgs),
     /// Serve this host until told to stop.
+    Serve(ServeArgs),
+    /// What is wrong with this host? Every runbook's probes, ranked verdicts with their evidence; or one runbook's.
+    /// Needs no controller.
+    Diagnose(DiagnoseArgs),
+    /// Work through a runbook on this host, as its root: diagnose, propose, ask, act, verify, report. Needs no
+    /// controller; what is done is told to it later. (Without a runbook, as units of earlier versions call it: serve.)
     Run(RunArgs),
     /// Look at or write this host's policy.
     #[command(subcommand)]
@@ -73,13 +82,71 @@ pub struct EnrollArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct RunArgs {
+pub struct ServeArgs {
     /// The settings; may be missing.
     #[arg(long, value_name = "FILE", default_value = SETTINGS)]
     pub config: PathBuf,
     /// Where the agent keeps its state.
     #[arg(long, value_name = "DIR", default_value = STATE)]
     pub state: PathBuf,
+}
+
+/// What both commands of the local mode take.
+#[derive(Debug, Args)]
+pub struct LocalArgs {
+    /// A runbook of one's own, instead of one that the agent carries.
+    #[arg(long, value_name = "FILE", conflicts_with = "runbook")]
+    pub file: Option<PathBuf>,
+    /// A parameter of the runbook; may be given again.
+    #[arg(short, long = "param", value_name = "KEY=VALUE", value_parser = parameter)]
+    pub parameters: Vec<Parameter>,
+    /// This stack alone.
+    #[arg(long, value_name = "STACK")]
+    pub stack: Option<String>,
+    /// How it is shown.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+    #[command(flatten)]
+    pub place: ServeArgs,
+}
+
+/// How a local run is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Format {
+    #[default]
+    Table,
+    Wide,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct DiagnoseArgs {
+    /// The runbook's id; every runbook is run where it is left out.
+    pub runbook: Option<String>,
+    #[command(flatten)]
+    pub local: LocalArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The runbook's id.
+    pub runbook: Option<String>,
+    /// The remedy, instead of the one that the rules choose.
+    #[arg(long, value_name = "REMEDY")]
+    pub remedy: Option<String>,
+    /// Agree beforehand to what can be undone.
+    #[arg(long)]
+    pub yes: bool,
+    /// Agree beforehand to everything, what loses something included.
+    #[arg(long)]
+    pub yes_destroy: bool,
+    #[command(flatten)]
+    pub local: LocalArgs,
+}
+
+fn parameter(text: &str) -> Result<Parameter, String> {
+    let (name, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
+    Ok(Parameter { name: name.to_owned(), value: value.to_owned() })
 }
 
 #[derive(Debug, Subcommand)]

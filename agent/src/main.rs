@@ -1,32 +1,39 @@
 //! `vigie-agent`: reads its settings and its enrolment, builds the two halves, spawns them, waits for a signal, and
-//! lets the orders that run come to their end.
+//! lets the orders that run come to their end. Or works on this host itself, without a controller.
 
-use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io::{self, IsTerminal as _},
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use clap::Parser as _;
-use rustix::fs::{FlockOperation, flock};
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
     sync::mpsc,
+    task::JoinHandle,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use vigie_agent::{
-    config::{Cli, Command, EnrollArgs, PolicyCommand, RunArgs, Settings},
+    config::{Cli, Command, EnrollArgs, Format, PolicyCommand, RunArgs, ServeArgs, Settings},
     enrolled::Enrolled,
+    folder::Alone,
     host::{
         Host,
         child::keeper,
         clock::SystemClock,
         dispatch::{Dispatch, Parts},
-        docker::Engine,
+        door::{self, About, Door},
         journal::{self, FileStorage, Service},
         policy::{self, standard},
-        stacks::Stacks,
         state, watch,
     },
+    local::{self, Interrupt, Talk},
     net::{
         enrol::{self, JOURNAL},
         link::Link,
@@ -37,6 +44,7 @@ use vigie_transport::{
     client::Keepalive,
     tls::{ServerTrust, client_config},
 };
+use vigie_view::exit::Exit;
 
 /// Messages that wait between the halves.
 const WAITING: usize = 64;
@@ -48,10 +56,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("VIGIE_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-    let done = match Cli::parse().command {
-        Command::Run(args) => run(&args),
+    let command = Cli::parse().command;
+    // Whoever sits at the host reads answers and not a log.
+    let level = if is_local(&command) { "error" } else { "info" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("VIGIE_LOG").unwrap_or_else(|_| level.into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
+    let done = match command {
+        Command::Serve(args) => serve(&args),
+        Command::Run(args) if is_service(&args) => serve(&args.local.place),
+        Command::Run(args) => return locally(args.local.output, |talk, end| local::run(args, talk, end)),
+        Command::Diagnose(args) => {
+            return locally(args.local.output, |talk, end| local::diagnose(args, talk, end));
+        }
         Command::Enroll(args) => enroll(&args),
         Command::Policy(command) => policy(command),
         Command::Journal { state } => journal(&state),
@@ -66,10 +82,43 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &RunArgs) -> anyhow::Result<()> {
+fn is_local(command: &Command) -> bool {
+    match command {
+        Command::Diagnose(_) => true,
+        Command::Run(args) => !is_service(args),
+        _ => false,
+    }
+}
+
+/// Units of earlier versions call `run` without a runbook. A person at a terminal has forgotten it.
+fn is_service(args: &RunArgs) -> bool {
+    args.runbook.is_none() && args.local.file.is_none() && !io::stdin().is_terminal()
+}
+
+/// Works on this host itself, and tells how it ended.
+fn locally<F: Future<Output = Exit>>(format: Format, work: impl FnOnce(Talk, Interrupt) -> F) -> ExitCode {
+    let ended = runtime().and_then(|runtime| {
+        let exit = runtime.block_on(async {
+            let interrupt = local::interrupts()?;
+            Ok::<_, io::Error>(work(Talk::of_process(format), interrupt).await)
+        });
+        // A question that nobody answered still holds a thread on stdin; it is not waited for.
+        runtime.shutdown_background();
+        exit
+    });
+    match ended {
+        Ok(exit) => ExitCode::from(exit.code()),
+        Err(error) => {
+            output::complain(&error.into());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     let settings = Settings::load(&args.config)?;
     let enrolled = Enrolled::load(&args.state)?;
-    let _alone = alone(&args.state)?;
+    let _alone = Alone::agent(&args.state)?;
     let (service, journal) = Service::start(FileStorage::new(&args.state.join(JOURNAL))?)?;
     let host = Arc::new(host(settings, &args.state));
     let boot_id =
@@ -89,6 +138,7 @@ fn run(args: &RunArgs) -> anyhow::Result<()> {
         state: seen.clone(),
         line,
     };
+    let about = About { name: enrolled.name.clone(), state: seen.clone() };
     let dispatch = Dispatch::new(Parts {
         trust: enrolled.trust()?,
         journal,
@@ -104,6 +154,7 @@ fn run(args: &RunArgs) -> anyhow::Result<()> {
         let (stop_host, stop_net) = (CancellationToken::new(), CancellationToken::new());
         let looking = tokio::spawn(state::watch(host, state));
         let lookout = tokio::spawn(watch::watch(lookout));
+        let door = open_door(&args.state, &dispatch, about);
         let mut net = tokio::spawn(link.run(stop_net.clone()));
         let mut guard = tokio::spawn(dispatch.run(inbox, stop_host.clone(), PATIENCE));
         let (mut terminate, mut interrupt) =
@@ -118,6 +169,7 @@ fn run(args: &RunArgs) -> anyhow::Result<()> {
         stop_host.cancel();
         looking.abort();
         lookout.abort();
+        door.abort();
         if !guard.is_finished() {
             guard.await.context("the host half died")?;
         }
@@ -178,23 +230,23 @@ fn journal(state: &Path) -> anyhow::Result<()> {
 }
 
 fn host(settings: Settings, state: &Path) -> Host {
-    let engine = Engine::new(settings.docker_socket.clone());
-    let stacks = Stacks::open(state, engine.clone(), settings.stacks.clone());
-    Host::new(settings, engine, stacks).remembering(state, &state.join(JOURNAL))
+    Host::of(settings, state, &state.join(JOURNAL))
+}
+
+/// Lets this host's root in. An agent that cannot, on a full disk for one, serves its controller all the same.
+fn open_door(state: &Path, dispatch: &Dispatch, about: About) -> JoinHandle<()> {
+    let door = Door::open(&door::path(state), dispatch.local(), about);
+    tokio::spawn(async move {
+        match door {
+            Ok(door) => door.serve().await,
+            Err(error) => {
+                tracing::warn!(%error, "`vigie-agent run RUNBOOK` cannot speak to this agent");
+            }
+        }
+    })
 }
 
 /// Two workers: an operation that computes does not hold up the link.
-fn runtime() -> std::io::Result<Runtime> {
+fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(2).max_blocking_threads(8).enable_all().build()
-}
-
-/// Two agents on one journal would each undo the other's promises.
-fn alone(state: &Path) -> anyhow::Result<std::fs::File> {
-    let path = state.join("lock");
-    let lock = std::fs::File::options().write(true).create(true).truncate(false).open(&path);
-    let lock = lock.with_context(|| format!("{} cannot be opened", path.display()))?;
-    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!("another agent runs with the state folder {}; stop it first", state.display());
-    }
-    Ok(lock)
 }

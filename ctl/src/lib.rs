@@ -15,7 +15,6 @@ mod client;
 mod commands;
 mod context;
 mod error;
-mod exit;
 mod invocation;
 mod keys;
 mod output;
@@ -29,11 +28,12 @@ use clap::Parser as _;
 use cli::Cli;
 pub use context::Home;
 pub use error::Error;
-pub use exit::Exit;
 use invocation::Invocation;
 pub use invocation::{Interrupt, Surroundings, Terminal};
 pub use output::Stream;
 use output::{Format, Output, look::Look};
+use vigie_view::exit;
+pub use vigie_view::exit::Exit;
 
 /// Does what the command line says, and tells how it ended.
 ///

@@ -11,6 +11,7 @@ mod backup;
 mod durability;
 mod kills;
 mod liveness;
+mod local;
 mod orders;
 mod restarts;
 mod rogue;

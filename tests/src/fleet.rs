@@ -227,7 +227,7 @@ impl AgentProcess {
 
     fn start_that(&mut self, dies_at: Option<&str>) {
         let agent = Command::new(binary("vigie-agent"))
-            .args(["run", "--state"])
+            .args(["serve", "--state"])
             .arg(self.folder.join("state"))
             .envs(dies_at.map(|point| ("VIGIE_DIE_AT", point)))
             .arg("--config")

@@ -56,6 +56,15 @@ pub trait Executor: Send + Sync + 'static {
     /// With the reason and its remedy.
     async fn permits(&self, operation: &request::Operation) -> Result<Permitted, Failure>;
 
+    /// Whether the host's own root may run this here: the policy bounds operators, and whoever could rewrite it need not
+    /// be asked.
+    ///
+    /// # Errors
+    /// With the reason and its remedy.
+    async fn permits_root(&self, operation: &request::Operation) -> Result<Permitted, Failure> {
+        self.permits(operation).await
+    }
+
     /// Runs an operation. Its outcome has no times, and nothing in it that must not leave the host.
     async fn run(
         &self,
@@ -82,26 +91,19 @@ pub trait Executor: Send + Sync + 'static {
 #[async_trait]
 impl Executor for Arc<Host> {
     async fn permits(&self, operation: &request::Operation) -> Result<Permitted, Failure> {
-        if !self.privileged() {
-            return Err(Failure::new(
-                "unprivileged",
-                "the agent of this host does not run as root, so that it only observes",
-            )
-            .hint("run the agent as root, as the vigie-agent.service unit does"));
-        }
+        privileged(self)?;
         let policy = self.policy();
         if policy.unsound().is_some() {
             policy.permits(operation, None)?;
         }
-        let mut operation = operation.clone();
-        let mut exclusive = None;
-        if let Some(stack) = operation.stack_mut() {
-            let resolved = self.stacks().resolve(stack).await.map_err(|fault| fault.failure)?;
-            stack.clone_from(&resolved.name);
-            exclusive = Some(resolved.name.clone());
-        }
-        policy.permits(&operation, exclusive.as_deref())?;
-        Ok(Permitted { operation, exclusive })
+        let permitted = resolved(self, operation).await?;
+        policy.permits(&permitted.operation, permitted.exclusive.as_deref())?;
+        Ok(permitted)
+    }
+
+    async fn permits_root(&self, operation: &request::Operation) -> Result<Permitted, Failure> {
+        privileged(self)?;
+        resolved(self, operation).await
     }
 
     async fn run(
@@ -209,4 +211,25 @@ impl Host {
             prepared: None,
         }
     }
+}
+
+fn privileged(host: &Host) -> Result<(), Failure> {
+    if host.privileged() {
+        return Ok(());
+    }
+    let message = "the agent of this host does not run as root, so that it only observes";
+    Err(Failure::new("unprivileged", message)
+        .hint("run the agent as root, as the vigie-agent.service unit does"))
+}
+
+/// The request with the stack that it means filled in.
+async fn resolved(host: &Host, operation: &request::Operation) -> Result<Permitted, Failure> {
+    let mut operation = operation.clone();
+    let mut exclusive = None;
+    if let Some(stack) = operation.stack_mut() {
+        let resolved = host.stacks().resolve(stack).await.map_err(|fault| fault.failure)?;
+        stack.clone_from(&resolved.name);
+        exclusive = Some(resolved.name.clone());
+    }
+    Ok(Permitted { operation, exclusive })
 }

@@ -9,6 +9,7 @@ pub mod child;
 pub mod clock;
 pub mod dispatch;
 pub mod docker;
+pub mod door;
 pub mod executor;
 pub mod glob;
 pub mod journal;
@@ -69,6 +70,13 @@ impl Host {
             state: None,
             journal: None,
         }
+    }
+
+    /// The host with all that its state folder remembers. Touches nothing yet.
+    pub fn of(settings: Settings, state: &Path, journal: &Path) -> Self {
+        let engine = Engine::new(settings.docker_socket.clone());
+        let stacks = Stacks::open(state, engine.clone(), settings.stacks.clone());
+        Self::new(settings, engine, stacks).remembering(state, journal)
     }
 
     /// Remembers in its state folder what files and containers were like, and finds its own orders in the journal's.

@@ -26,7 +26,7 @@ use crate::monitoring::Colour;
 use kept::Kept;
 pub(super) use record::entry;
 pub(crate) use record::rank;
-use record::{CRITICAL, is_of, place_of, symptoms_of, worst};
+use record::{CRITICAL, is_of, place_of, symptoms_of, tells, worst};
 
 /// Symptoms of one cause come within seconds of each other; what comes within this time is diagnosed together.
 const SETTLE_MS: i64 = 8_000;
@@ -101,6 +101,13 @@ pub(super) enum Input {
         operator: String,
         text: String,
         checklist: Vec<(String, bool)>,
+    },
+    /// A host's root did something on the host itself. May come twice.
+    DoneHere {
+        run: RunId,
+        host: HostId,
+        person: String,
+        text: String,
     },
     /// The team's own monitoring told how it is.
     Monitored(Colour),
@@ -195,6 +202,11 @@ impl Board {
             Input::Diagnosed { incident, causes } => self.diagnosed(incident, causes, now_ms, &mut decision),
             Input::Ran { run, hosts, operator, text, checklist } => {
                 self.ran(run, &hosts, &operator, &text, &checklist, now_ms, &mut decision);
+            }
+            Input::DoneHere { run, host, person, text } => {
+                if !self.incidents.values().any(|kept| tells(&kept.incident, run, &text)) {
+                    self.ran(run, &BTreeSet::from([host]), &person, &text, &[], now_ms, &mut decision);
+                }
             }
             Input::Monitored(seen) => self.monitored(&seen, now_ms, &mut decision),
             Input::Tick => {}

@@ -40,7 +40,7 @@ use crate::{
     monitoring::Colour,
     notify::Channel,
     permit::Permit,
-    runs::Runs,
+    runs::{DoneHere, Runs},
     store::{Claim, Store, StoreError},
 };
 use board::{Board, Decision, Input, Witness};
@@ -151,6 +151,13 @@ impl Incidents {
     /// Takes what shows of a host from outside.
     pub(crate) fn shows_outside(&self, host: HostId, symptoms: Vec<v1::Symptom>) {
         self.report(host, Witness::Controller, symptoms);
+    }
+
+    /// Takes what a host's root did on the host itself. Completes once every incident that it concerns has it.
+    pub(crate) async fn done_here(&self, host: HostId, done: &DoneHere) {
+        let input =
+            Input::DoneHere { run: done.run, host, person: done.person.clone(), text: done.says.clone() };
+        self.take(input, &CancellationToken::new()).await;
     }
 
     /// Whether any incident waits for the monitoring's word.

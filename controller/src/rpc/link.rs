@@ -19,7 +19,7 @@ use crate::{
     fleet::{Attached, End, Fleet},
     incidents::Incidents,
     permit::Permit,
-    runs::{Report, Runs, Taken},
+    runs::{DoneHere, Report, Runs, Taken},
     tasks::Watching,
 };
 
@@ -228,6 +228,7 @@ impl Reader {
                     self.fleet.answered(self.host, self.session, pong);
                     Taken::Run
                 }
+                Said::DoneHere(done) => self.done_here(*done).await,
             };
             if taken != Taken::Run {
                 strays += 1;
@@ -241,6 +242,23 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// Writes down what was done on the host itself. The agent may forget it once the audit and every incident that it
+    /// concerns have it.
+    async fn done_here(&self, done: DoneHere) -> Taken {
+        let Some(name) = self.fleet.name(self.host) else { return Taken::Foreign };
+        let order = done.order;
+        match self.runs.done_here(self.host, &name, &done).await {
+            Taken::Late => {
+                self.incidents.done_here(self.host, &done).await;
+                self.fleet.acknowledge(self.host, vec![order.to_string()]);
+                Taken::Late
+            }
+            otherwise => otherwise,
+        }
+    }
+}
+
 /// What an agent says after its hello.
 enum Said {
     /// Boxed, as reports are: both may be hundreds of bytes long.
@@ -249,6 +267,8 @@ enum Said {
     Symptoms(v1::Symptoms),
     Journal(v1::AuditHead),
     Pong(v1::Pong),
+    /// What the host's root did on the host itself.
+    DoneHere(Box<DoneHere>),
 }
 
 fn decode(message: FromAgent) -> Result<Said, LinkError> {
@@ -272,8 +292,12 @@ fn decode(message: FromAgent) -> Result<Said, LinkError> {
             report(Report::Started { order: task(&started.order)?, at_ms: started.at_ms })
         }
         Message::Finished(finished) => {
-            let Finished { order, outcome: ended, run } = finished;
-            report(Report::Finished { order: task(&order)?, run, outcome: outcome(ended)? })
+            let Finished { order, outcome: ended, run, here } = finished;
+            let (order, outcome) = (task(&order)?, outcome(ended)?);
+            match here {
+                Some(here) => Said::DoneHere(Box::new(DoneHere::read(order, here, &outcome)?)),
+                None => report(Report::Finished { order, run, outcome }),
+            }
         }
         Message::AuditHead(head) => Said::Journal(head),
     })

@@ -7,6 +7,7 @@
 mod claim;
 mod doubt;
 mod driver;
+mod here;
 mod leap;
 pub(crate) mod outside;
 mod report;
@@ -37,6 +38,7 @@ use vigie_runbook::{
     run::{self, Input, State},
 };
 
+pub(crate) use here::DoneHere;
 pub(crate) use leap::leap;
 pub use report::Report;
 pub(crate) use report::Taken;

@@ -41,7 +41,7 @@ async fn sign(
 }
 
 async fn finish(session: &Session, order: &str) {
-    let finished = Finished { order: order.to_owned(), outcome: Some(done()), run: String::new() };
+    let finished = Finished { order: order.to_owned(), outcome: Some(done()), ..Finished::default() };
     session.say(from_agent::Message::Finished(finished)).await;
 }
 
@@ -90,6 +90,57 @@ async fn an_order_goes_from_plan_to_acknowledgement() {
     assert_eq!(session.acknowledged().await, [order]);
     let request = v1::CancelRunRequest { run, reason: "too late".to_owned() };
     assert_eq!(operator.runs.cancel_run(request).await.unwrap_err().code(), Code::FailedPrecondition);
+}
+
+/// What a host's root did without a controller is acknowledged once it is written down, however often it comes. It is
+/// never taken for an operator's order.
+#[tokio::test]
+async fn what_was_done_on_the_host_itself_is_taken_note_of() {
+    let controller = Controller::new().await;
+    let mut operator = controller.operator().await;
+    let host = controller.host(&mut operator, "vps1").await;
+    let mut session = host.session(&controller).await.unwrap();
+    let order = new_run();
+    let here = v1::DoneHere {
+        run: new_run(),
+        person: "root on vps1".to_owned(),
+        operation: "compose_restart".to_owned(),
+        stack: "sylion".to_owned(),
+        remedy: "backend-502/restart_backend".to_owned(),
+        started_at_ms: now_ms(),
+    };
+    let told = |order: &str| {
+        let here = Some(here.clone());
+        from_agent::Message::Finished(Finished {
+            order: order.to_owned(),
+            outcome: Some(done()),
+            here,
+            ..Finished::default()
+        })
+    };
+    for _ in 0..2 {
+        session.say(told(&order)).await;
+        assert_eq!(session.acknowledged().await, std::slice::from_ref(&order));
+    }
+
+    let run = new_run();
+    operator.submit(&run, uptime()).await.unwrap();
+    let plan = planned(&mut operator, &run).await;
+    sign(&mut operator, &run, plan.manifest).await.unwrap();
+    let execute = session.execute().await;
+    let ordered = believed(&operator, &host, &execute).order().to_string();
+    session.say(told(&ordered)).await;
+    // It is passed over: the order's true end is what is acknowledged, and what closes the run.
+    finish(&session, &ordered).await;
+    assert_eq!(session.acknowledged().await, [ordered]);
+    assert_eq!(operator.watch(&run, 0, true).await.closed().await.verdict(), RunVerdict::Ok);
+
+    let mut nobody = here.clone();
+    nobody.person.clear();
+    let finished =
+        Finished { order: new_run(), outcome: Some(done()), here: Some(nobody), ..Finished::default() };
+    session.say(from_agent::Message::Finished(finished)).await;
+    assert_eq!(session.refusal().await.code(), Code::InvalidArgument);
 }
 
 #[tokio::test]

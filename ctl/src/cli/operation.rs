@@ -17,7 +17,7 @@ use vigie_proto::{
 };
 
 use super::{Limit, selection::Selection};
-use crate::output::json::enum_name;
+use crate::{output::json::enum_name, view::request::typed};
 
 /// One operation with its arguments, where, and for how long.
 #[derive(Debug)]
@@ -38,11 +38,6 @@ pub(crate) struct Change(pub Call);
 /// Which of the two commands an operation belongs to.
 fn verb(operation: &Operation) -> &'static str {
     if operation.effect == Effect::Observe { "probe" } else { "do" }
-}
-
-/// The operation's name as people type it.
-pub(crate) fn typed(name: &str) -> String {
-    name.replace('_', "-")
 }
 
 impl FromArgMatches for Observation {

@@ -3,18 +3,13 @@
 //! Owns both streams and the transient progress line. What is written here was made safe before: views escape every
 //! text that comes from a host.
 
-pub(crate) mod document;
-pub(crate) mod json;
-pub(crate) mod look;
-pub(crate) mod names;
-pub(crate) mod table;
-
 use std::{
     fmt::Display,
     io::{self, Write},
 };
 
 use serde_json::Value;
+pub(crate) use vigie_view::{document, json, look, names, table};
 
 use crate::{error::Error, invocation::Terminal};
 use look::Look;

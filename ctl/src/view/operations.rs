@@ -8,12 +8,12 @@ use vigie_proto::{
 };
 
 use crate::{
-    cli::operation::typed,
     output::{
         json::enum_name,
         look::{Look, duration_ms},
         table::Table,
     },
+    view::request::typed,
 };
 
 /// What an operation does to its host, in a word.

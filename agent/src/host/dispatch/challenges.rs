@@ -9,9 +9,11 @@ use prost::Message as _;
 use tokio::time::Instant;
 use vigie_proto::{
     id::RunId,
-    order::{Digest, Verified, digest},
+    order::{Digest, digest},
     v1::{self, Failure, Request, result},
 };
+
+use super::warrant::Warrant;
 
 /// How long a challenge is good: time to read what would be lost, and to agree to it.
 pub(super) const VALID: Duration = Duration::from_secs(300);
@@ -78,7 +80,7 @@ impl Challenges {
     ///
     /// # Errors
     /// Why the challenge is not good for it. It is used up all the same.
-    pub(super) fn take(&mut self, order: &Verified, now: Instant) -> Result<Option<Prepared>, Failure> {
+    pub(super) fn take(&mut self, order: &Warrant, now: Instant) -> Result<Option<Prepared>, Failure> {
         let Some(challenge) = order.challenge() else { return Ok(None) };
         let again = "open a new run: it looks anew, shows what it finds, and asks";
         let Some(place) = self.0.iter().position(|kept| kept.bytes == challenge.bytes) else {

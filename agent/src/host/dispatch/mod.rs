@@ -8,10 +8,12 @@ mod challenges;
 mod denials;
 mod known;
 mod live;
+mod local;
 mod order;
 mod probe;
 mod progress;
 mod shared;
+mod warrant;
 
 use std::{
     collections::BTreeMap,
@@ -37,8 +39,13 @@ use vigie_proto::{
 
 use challenges::{Challenges, VALID};
 use denials::Denials;
+use local::Ask;
+pub use local::Local;
+pub(in crate::host) use local::{Session, Told};
 use progress::Progress;
-use shared::{Event, Kept, Shared};
+use shared::{Event, Kept, Shared, report, until};
+pub(in crate::host) use warrant::Spoken;
+use warrant::Warrant;
 
 use super::{
     clock::Clock,
@@ -116,6 +123,10 @@ pub struct Dispatch {
     /// The controller has seen this much of the journal, which is more than there is: it is an older one.
     put_back: Option<u64>,
     progress: Progress,
+    /// What the host's own root asks for, and who waits for its end.
+    local: Local,
+    asks: mpsc::Receiver<Ask>,
+    told: BTreeMap<TaskId, mpsc::UnboundedSender<Told>>,
 }
 
 impl Dispatch {
@@ -131,10 +142,15 @@ impl Dispatch {
             stacks: Mutex::default(),
             probes: Semaphore::new(PROBES),
         };
+        let shared = Arc::new(shared);
+        let (local, asks) = Local::new(Arc::clone(&shared), parts.trust.host, parts.trust.incarnation);
         Self {
+            local,
+            asks,
+            told: BTreeMap::new(),
             trust: parts.trust,
             boot_id: parts.boot_id,
-            shared: Arc::new(shared),
+            shared,
             events,
             state: parts.state,
             watching: parts.watching,
@@ -180,6 +196,7 @@ impl Dispatch {
                     Some(message) => self.take(message, stopping.is_some()).await,
                     None => break,
                 },
+                Some(ask) = self.asks.recv() => self.order_here(ask, stopping.is_some()),
                 Some(event) = self.events.recv() => self.tell(event).await,
                 Ok(()) = self.state.changed() => self.tell_state().await,
                 Ok(()) = self.watching.shown.changed() => self.tell_symptoms().await,
@@ -305,8 +322,9 @@ impl Dispatch {
         {
             return;
         }
+        let verdict = verdict.map(Warrant::from);
         let prepared = match &verdict {
-            Ok(verified) => self.challenges.take(verified, Instant::now()),
+            Ok(warrant) => self.challenges.take(warrant, Instant::now()),
             Err(_) => Ok(None),
         };
         match (verdict, prepared) {
@@ -426,6 +444,9 @@ impl Dispatch {
             }
             Event::Started { order, at_ms } => {
                 self.underway.entry(order).or_insert_with(Underway::waiting).since_ms = Some(at_ms);
+                if self.tell_here(order, Told::Started { order, at_ms }) {
+                    return;
+                }
                 let started = Started { order: order.to_string(), at_ms };
                 self.send(from_agent::Message::Started(started)).await;
             }
@@ -439,6 +460,10 @@ impl Dispatch {
                         self.refused.insert(order, (until_ms, outcome.clone()));
                     }
                     Kept::Journal | Kept::No => {}
+                }
+                let ended = Told::Ended { order, outcome: Box::new(outcome.clone()) };
+                if self.end_here(order, ended) {
+                    return;
                 }
                 self.send_finished(order, run, outcome).await;
                 if kept == Kept::Journal {
@@ -463,7 +488,8 @@ impl Dispatch {
     }
 
     async fn send_finished(&self, order: TaskId, run: String, outcome: Outcome) {
-        let finished = Finished { order: order.to_string(), outcome: Some(outcome), run };
+        let here = self.shared.journal.index().done_here(order).map(Arc::unwrap_or_clone);
+        let finished = Finished { order: order.to_string(), outcome: Some(outcome), run, here };
         self.send(from_agent::Message::Finished(finished)).await;
     }
 
@@ -485,21 +511,6 @@ fn is_signed(refusal: &Refusal) -> bool {
             | Refusal::Operation(_)
             | Refusal::ChallengeRequired
     )
-}
-
-fn report(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        tracing::error!(error = &error as &dyn std::error::Error, "a task died");
-    }
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use prost::Message as _;
 use tokio::{sync::OwnedMutexGuard, time::Instant};
 use tokio_util::sync::CancellationToken;
 use vigie_proto::{
-    order::{Refusal, Verified},
+    order::Refusal,
     v1::{self, Failure, Outcome, OutcomeStatus},
 };
 
@@ -16,6 +16,7 @@ use super::{
     challenges::{self, Prepared},
     live::Live,
     probe,
+    warrant::Warrant,
 };
 use crate::host::{
     executor::{Ordered, Permitted},
@@ -36,7 +37,7 @@ enum Stop {
 /// Carries an order out and tells how it ended.
 pub(super) async fn carry_out(
     shared: Arc<Shared>,
-    order: Verified,
+    order: Warrant,
     prepared: Option<Prepared>,
     stop: CancellationToken,
 ) {
@@ -51,6 +52,12 @@ pub(super) async fn carry_out(
         Err(Stop::Final(outcome)) => {
             let failure = outcome.failure.clone().unwrap_or_default();
             tracing::warn!(order = %order.order(), code = failure.code, reason = failure.message, "an order is refused");
+            if order.is_here() {
+                // Whoever gave it is told here and now, and nothing happened that anybody else has to hear of.
+                let (order, run) = (order.order(), order.run().to_string());
+                shared.event(Event::Finished { order, run, outcome: *outcome, kept: Kept::No });
+                return;
+            }
             let until = Kept::Until(order.start_by_ms());
             finish(&shared, &order, *outcome, until).await;
         }
@@ -65,7 +72,7 @@ pub(super) async fn carry_out(
 /// Every check that is left, then the record that the order begins. What is returned last keeps others off its stack.
 async fn begin(
     shared: &Shared,
-    order: &Verified,
+    order: &Warrant,
     prepared: Option<&Prepared>,
     stop: &CancellationToken,
 ) -> Result<(Permitted, i64, Option<OwnedMutexGuard<()>>), Stop> {
@@ -78,12 +85,15 @@ async fn begin(
         let operation = order.request().operation.as_ref();
         let operation =
             operation.ok_or_else(|| Failure::new("invalid_request", "the order asks for nothing"))?;
-        shared.executor.permits(operation).await
+        match order.is_here() {
+            true => shared.executor.permits_root(operation).await,
+            false => shared.executor.permits(operation).await,
+        }
     };
     let mut permitted = permits().await.map_err(refused_here)?;
     let mut alone = None;
-    if let Some(stack) = &permitted.exclusive {
-        let stack = shared.stack(stack);
+    if let Some(name) = permitted.exclusive.clone().filter(|name| !order.holds(name)) {
+        let stack = shared.stack(&name);
         alone = Arc::clone(&stack).try_lock_owned().ok();
         if alone.is_none() {
             tracing::info!(order = %order.order(), "an order waits for another one on the same stack");
@@ -101,6 +111,7 @@ async fn begin(
             // The policy may be another one by now.
             permitted = permits().await.map_err(refused_here)?;
         }
+        alone = alone.and_then(|alone| order.keep(&name, alone));
     }
     in_time(shared, order)?;
     if prepared.is_some_and(|prepared| Instant::now() >= prepared.expires) {
@@ -120,6 +131,7 @@ async fn begin(
         start_by_ms: order.start_by_ms(),
         stack: permitted.exclusive.clone().unwrap_or_default(),
         prepared: prepared.map(witnessed).unwrap_or_default(),
+        here: order.told_here(),
     };
     if let Err(error) = shared.journal.started(order.order(), started, since_ms).await {
         return Err(not_begun(order, &error));
@@ -132,7 +144,7 @@ async fn begin(
 
 /// The journal does not let it begin. It is not written down: the order may come again and again, and a journal that
 /// fails takes nothing anyway.
-fn not_begun(order: &Verified, error: &JournalError) -> Stop {
+fn not_begun(order: &Warrant, error: &JournalError) -> Stop {
     let failure = Failure::new(error.code(), error).hint(error.hint());
     match error {
         JournalError::Fenced { .. } | JournalError::Known(_) => Stop::Passing(failure, Kept::No),
@@ -141,7 +153,7 @@ fn not_begun(order: &Verified, error: &JournalError) -> Stop {
     }
 }
 
-fn in_time(shared: &Shared, order: &Verified) -> Result<(), Stop> {
+fn in_time(shared: &Shared, order: &Warrant) -> Result<(), Stop> {
     let now_ms = shared.clock.now_ms();
     if now_ms > order.start_by_ms() { Err(expired(order, now_ms)) } else { Ok(()) }
 }
@@ -154,12 +166,13 @@ fn witnessed(prepared: &Prepared) -> Vec<u8> {
 
 async fn run(
     shared: &Shared,
-    order: &Verified,
+    order: &Warrant,
     permitted: Permitted,
     prepared: Option<Prepared>,
     stop: CancellationToken,
 ) -> Outcome {
-    let live = Arc::new(Live::new(order.order(), shared.executor.secrets(), shared.outbox.clone()));
+    let output = order.output(&shared.outbox).clone();
+    let live = Arc::new(Live::new(order.order(), shared.executor.secrets(), output));
     let deadline = Instant::now() + order.timeout();
     let ordered = Ordered { order: order.order(), prepared: prepared.map(|prepared| prepared.result), stop };
     let ran = probe::run(shared, permitted.operation, deadline, Arc::clone(&live) as _, Some(ordered)).await;
@@ -169,12 +182,12 @@ async fn run(
 }
 
 /// Refuses an order that was believed, for good.
-pub(super) async fn refuse(shared: Arc<Shared>, order: Verified, failure: Failure) {
+pub(super) async fn refuse(shared: Arc<Shared>, order: Warrant, failure: Failure) {
     let until = Kept::Until(order.start_by_ms());
     finish(&shared, &order, Outcome::refused(failure), until).await;
 }
 
-async fn finish(shared: &Shared, order: &Verified, outcome: Outcome, otherwise: Kept) {
+async fn finish(shared: &Shared, order: &Warrant, outcome: Outcome, otherwise: Kept) {
     let finished = Finished {
         order: order.order().to_string(),
         outcome: outcome.encode_to_vec(),
@@ -206,7 +219,7 @@ pub(super) fn cancelled() -> Outcome {
     Outcome::ended(OutcomeStatus::Cancelled, failure)
 }
 
-fn expired(order: &Verified, now_ms: i64) -> Stop {
+fn expired(order: &Warrant, now_ms: i64) -> Stop {
     let not_after_ms = order.start_by_ms();
     Stop::Final(Box::new(refused(&Refusal::Expired { not_after_ms, now_ms })))
 }

@@ -61,9 +61,9 @@ pub(super) fn check(probe: &Probe) -> Result<Checked, Failure> {
 
 /// What an order is to be prepared for.
 pub(super) struct Preparing {
-    run: RunId,
-    request: Request,
-    preview: Checked,
+    pub(super) run: RunId,
+    pub(super) request: Request,
+    pub(super) preview: Checked,
 }
 
 /// Lets through what loses something and tells beforehand what.
@@ -109,7 +109,8 @@ pub(super) async fn ask(shared: Arc<Shared>, task: String, checked: Checked) {
     shared.event(Event::Probed(ProbeResult { task, outcome: Some(outcome) }));
 }
 
-async fn in_turn(shared: &Shared, checked: Checked) -> Outcome {
+/// Runs a probe when its turn comes.
+pub(super) async fn in_turn(shared: &Shared, checked: Checked) -> Outcome {
     match tokio::time::timeout_at(checked.deadline, shared.probes.acquire()).await {
         Ok(Ok(_turn)) => {
             let quiet: Arc<dyn OutputSink> = Arc::new(Quiet);

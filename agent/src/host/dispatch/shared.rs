@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::Instant,
+};
 use vigie_proto::{
     id::{RunId, TaskId},
     v1::{Outcome, ProbeResult, Request},
@@ -81,5 +84,22 @@ impl Shared {
             }
         };
         self.event(Event::Finished { order, run, outcome, kept });
+    }
+}
+
+/// Says of a task that it died.
+pub(super) fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(error = &error as &dyn std::error::Error, "a task died");
+    }
+}
+
+/// Completes at this moment; never without one.
+pub(super) async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }

@@ -18,6 +18,7 @@ use vigie_proto::{
 use super::*;
 use crate::host::{
     child::OutputSink,
+    door::{self, wire},
     executor::{Ordered, Permitted},
     journal::{FileStorage, Journal, Service, Standing},
     redaction::{Patterns, Redaction, RedactionError},
@@ -148,6 +149,7 @@ struct Agent {
     serving: JoinHandle<()>,
     service: Service,
     journal: journal::Handle,
+    local: Local,
     _state: watch::Sender<Option<Arc<HostState>>>,
 }
 
@@ -193,9 +195,9 @@ impl World {
             watching: line().0,
             boot_id: "boot".to_owned(),
         });
-        let stop = CancellationToken::new();
+        let (stop, local) = (CancellationToken::new(), dispatch.local());
         let serving = tokio::spawn(dispatch.run(messages, stop.clone(), Duration::ZERO));
-        Agent { inbox, outbox, stop, serving, service, journal, _state: state }
+        Agent { inbox, outbox, stop, serving, service, journal, local, _state: state }
     }
 
     async fn connected(&self) -> Agent {
@@ -339,7 +341,7 @@ impl Agent {
     async fn end(self) {
         self.stop.cancel();
         self.serving.await.unwrap();
-        drop((self.inbox, self.outbox, self.journal));
+        drop((self.inbox, self.outbox, self.journal, self.local));
         self.service.join();
     }
 }
@@ -905,7 +907,7 @@ fn a_challenge_is_too_old_after_five_minutes_and_the_oldest_make_way() {
     let keep = |challenges: &mut Challenges| challenges.keep(world.run, &request, &found, now).unwrap();
     let verified = |challenge: &[u8]| {
         let order = world.prepared(terminate("shop"), challenge, &found);
-        world.trust.verify(&order, NOW).unwrap()
+        Warrant::from(world.trust.verify(&order, NOW).unwrap())
     };
     let old = keep(&mut challenges);
     let failure = challenges.take(&verified(&old), now + VALID).unwrap_err();
@@ -916,4 +918,114 @@ fn a_challenge_is_too_old_after_five_minutes_and_the_oldest_make_way() {
     assert!(
         challenges.take(&verified(&others[0]), now + VALID - Duration::from_millis(1)).unwrap().is_some()
     );
+}
+
+/// What an agent says through its door.
+struct Command {
+    stream: tokio::net::UnixStream,
+    serving: JoinHandle<std::io::Result<()>>,
+}
+
+impl Command {
+    async fn open(local: &Local) -> Self {
+        let (stream, theirs) = tokio::net::UnixStream::pair().unwrap();
+        let state = watch::channel(Some(Arc::new(HostState::default()))).1;
+        let about = door::About { name: "vps1".to_owned(), state };
+        let serving = tokio::spawn(door::serve(theirs, local.clone(), about));
+        let mut command = Self { stream, serving };
+        command.say(wire::Said::Hello(wire::Hello::default())).await;
+        assert!(matches!(command.next().await, wire::Answer::Welcome(_)));
+        command
+    }
+
+    async fn say(&mut self, said: wire::Said) {
+        wire::write(&mut self.stream, &wire::ToHost { said: Some(said) }).await.unwrap();
+    }
+
+    async fn next(&mut self) -> wire::Answer {
+        let read = timeout(SOON, wire::read::<wire::FromHost>(&mut self.stream)).await.expect("an answer");
+        read.unwrap().expect("an agent").answer.unwrap()
+    }
+
+    async fn order(&mut self, world: &World, operation: request::Operation) -> String {
+        let execute = world.order(operation);
+        let order = Leaf::decode(execute.leaf.as_slice()).unwrap().order;
+        let spoken = wire::Order {
+            order: order.clone(),
+            leaf: execute.leaf,
+            run: RunId::new().to_string(),
+            person: "root on vps1".to_owned(),
+            remedy: "a/b".to_owned(),
+            not_after_ms: NOW + 60_000,
+        };
+        self.say(wire::Said::Order(spoken)).await;
+        order
+    }
+
+    async fn ended(&mut self) -> (String, Outcome) {
+        loop {
+            if let wire::Answer::Finished(finished) = self.next().await {
+                return (finished.order, finished.outcome.unwrap());
+            }
+        }
+    }
+
+    async fn leave(self) {
+        drop(self.stream);
+        self.serving.await.unwrap().unwrap();
+    }
+}
+
+/// Operators and the host's own root never change a stack at once, and a run on the host keeps it until it ends.
+#[tokio::test]
+async fn a_stack_is_changed_by_an_operator_or_by_root_and_never_by_both() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    let mut command = Command::open(&agent.local).await;
+    let order = world.order(restart());
+    agent.execute(&order).await;
+    assert!(matches!(agent.next().await, from_agent::Message::Started(_)));
+    world.executor.began.notified().await;
+    let here = command.order(&world, restart()).await;
+    assert!(timeout(Duration::from_millis(100), world.executor.began.notified()).await.is_err(), "it waits");
+    world.executor.go_on.notify_one();
+    assert!(matches!(agent.next().await, from_agent::Message::Finished(_)));
+    world.executor.began.notified().await;
+    assert!(matches!(command.next().await, wire::Answer::Started(started) if started.order == here));
+    world.executor.go_on.notify_one();
+    assert_eq!(command.ended().await.0, here);
+    let from_agent::Message::Finished(told) = agent.next().await else { panic!("no end") };
+    assert_eq!(told.here.unwrap().person, "root on vps1");
+
+    // Its order has ended, and its run has not.
+    agent.execute(&world.order(restart())).await;
+    assert!(timeout(Duration::from_millis(100), world.executor.began.notified()).await.is_err(), "it waits");
+    command.leave().await;
+    world.executor.began.notified().await;
+    world.executor.go_on.notify_one();
+    assert_eq!(world.ran(), 3);
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn an_unsound_order_is_refused_at_the_door_and_a_refused_one_is_told_to_nobody_else() {
+    let world = World::new(Scripted { denies: true.into(), ..Default::default() });
+    let mut agent = world.connected().await;
+    let mut command = Command::open(&agent.local).await;
+    let other = Leaf { host: HostId::new().to_string(), ..Default::default() }.encode_to_vec();
+    let order = wire::Order { order: "o".to_owned(), leaf: other, ..Default::default() };
+    command.say(wire::Said::Order(order)).await;
+    let (order, outcome) = command.ended().await;
+    assert_eq!((order.as_str(), outcome.failure.unwrap().code.as_str()), ("o", "order_malformed"));
+    // What loses something carries what it was prepared with, here too.
+    let bare = command.order(&world, terminate("shop")).await;
+    let (order, outcome) = command.ended().await;
+    assert_eq!((&order, outcome.failure.unwrap().code.as_str()), (&bare, "order_malformed"));
+    command.order(&world, restart()).await;
+    assert_eq!(command.ended().await.1.failure.unwrap().code, "policy_denied");
+    command.leave().await;
+    agent.inbox.send(Inbox::Disconnected).await.unwrap();
+    assert!(agent.hello().await.unacknowledged.is_empty());
+    assert_eq!(world.ran(), 0);
+    agent.end().await;
 }

@@ -5,9 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use vigie_proto::id::{RunId, TaskId};
+use vigie_proto::{
+    id::{RunId, TaskId},
+    v1::DoneHere,
+};
 
-use super::{Entry, Position, Record, frame::Hash};
+use super::{Entry, Position, Record, Started, frame::Hash};
 
 /// Where an order stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub enum Standing {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Index {
     orders: BTreeMap<TaskId, Known>,
+    /// What the host's own root did and the controller has not said that it knows.
+    here: BTreeMap<TaskId, Arc<DoneHere>>,
     /// By run: the highest epoch, and the segment that proves it.
     epochs: HashMap<RunId, (u64, u64)>,
     seq: u64,
@@ -53,6 +58,9 @@ impl Index {
             Some(Entry::Started(started)) => {
                 self.epoch_seen(&started.run, started.epoch, position.segment);
                 if let Ok(order) = started.order.parse() {
+                    if let Some(done) = done_here(&started, record.at_ms) {
+                        self.here.insert(order, Arc::new(done));
+                    }
                     let standing = Standing::Started { at_ms: record.at_ms, position };
                     let (start_by_ms, segment) = (started.start_by_ms, position.segment);
                     self.orders.insert(order, Known { standing, start_by_ms, segment, run: started.run });
@@ -70,6 +78,7 @@ impl Index {
             }
             Some(Entry::Acknowledged(acknowledged)) => {
                 for order in acknowledged.orders.iter().filter_map(|order| order.parse().ok()) {
+                    self.here.remove(&order);
                     if let Some(known) = self.orders.get_mut(&order)
                         && let Standing::Finished { position, .. } = known.standing
                     {
@@ -114,6 +123,11 @@ impl Index {
         self.orders.get(&order).map(|known| known.run.clone()).unwrap_or_default()
     }
 
+    /// What an order was that no operator signed, as long as the controller has not said that it knows.
+    pub fn done_here(&self, order: TaskId) -> Option<Arc<DoneHere>> {
+        self.here.get(&order).cloned()
+    }
+
     /// The highest epoch that was seen for a run; 0 for none.
     pub fn epoch(&self, run: RunId) -> u64 {
         self.epochs.get(&run).map_or(0, |(epoch, _)| *epoch)
@@ -142,4 +156,18 @@ impl Index {
         self.orders.retain(|_, known| known.segment > segment);
         self.epochs.retain(|_, (_, told)| *told > segment);
     }
+}
+
+/// What is told of an order of the host's own root; `None` for an operator's.
+fn done_here(started: &Started, at_ms: i64) -> Option<DoneHere> {
+    let here = started.here.as_ref()?;
+    let mut operation = started.request.clone()?.operation?;
+    Some(DoneHere {
+        run: started.run.clone(),
+        person: started.person.clone(),
+        operation: operation.name().to_owned(),
+        stack: operation.stack_mut().map(|stack| stack.clone()).unwrap_or_default(),
+        remedy: here.remedy.clone(),
+        started_at_ms: at_ms,
+    })
 }

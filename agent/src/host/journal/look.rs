@@ -41,6 +41,9 @@ pub struct Action {
     pub operation: &'static str,
     pub stack: String,
     pub person: String,
+    pub run: String,
+    /// For an order of the host's own root: the runbook with the remedy; empty otherwise.
+    pub remedy: String,
     /// A short word such as `succeeded`; empty while it runs, and where its end is not known.
     pub outcome: String,
 }
@@ -63,6 +66,8 @@ pub fn actions(folder: &Path, since_ms: i64) -> io::Result<Vec<Action>> {
                     operation: operation.name(),
                     stack: operation.stack_mut().map(|stack| stack.clone()).unwrap_or_default(),
                     person: started.person,
+                    run: started.run,
+                    remedy: started.here.map(|here| here.remedy).unwrap_or_default(),
                     outcome: String::new(),
                 };
                 found.push((started.order, action));
@@ -92,7 +97,8 @@ impl fmt::Display for Line {
                 let operation = started.request.as_ref().and_then(|request| request.operation.as_ref());
                 let operation =
                     operation.map_or("an operation of a newer agent", |operation| operation.name());
-                write!(f, "started {} {operation}, signed by {}", show(&started.order), show(&started.person))
+                let by = if started.here.is_some() { "ordered here by" } else { "signed by" };
+                write!(f, "started {} {operation}, {by} {}", show(&started.order), show(&started.person))
             }
             Some(Entry::Finished(finished)) => {
                 let outcome = Outcome::decode(finished.outcome.as_slice()).unwrap_or_default();

@@ -31,7 +31,7 @@ use vigie_proto::{
 pub use file::FileStorage;
 pub use index::{Index, Standing};
 pub use look::{Action, Line, actions, look};
-pub use record::{Denied, Entry, Finished, Opened, Record, Started};
+pub use record::{Denied, Entry, Finished, Here, Opened, Record, Started};
 pub use service::{Handle, Service};
 pub use storage::Storage;
 

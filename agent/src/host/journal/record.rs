@@ -63,6 +63,17 @@ pub struct Started {
     /// For what loses something: an encoded `Result` with what its preview had found. Left out where it is too long.
     #[prost(bytes = "vec", tag = "9")]
     pub prepared: Vec<u8>,
+    /// Set where nobody signed: the host's own root ordered it on the host itself.
+    #[prost(message, optional, tag = "12")]
+    pub here: Option<Here>,
+}
+
+/// What is known of an order that was given on the host itself, beside what is known of every order.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Here {
+    /// `backend-502/restart_backend`: the runbook with the remedy that it is a step of.
+    #[prost(string, tag = "1")]
+    pub remedy: String,
 }
 
 /// An order ended, or was refused before it began; then this is all that the journal has of it.

@@ -86,6 +86,11 @@ fn serve<S: Storage>(mut journal: Journal<S>, mut requests: mpsc::Receiver<Reque
 }
 
 impl Handle {
+    /// No journal: for who only looks, and may begin nothing.
+    pub fn none() -> Self {
+        Self { requests: mpsc::channel(1).0, index: Arc::default() }
+    }
+
     /// What the journal knows at this moment. Must not be held across anything that waits.
     pub fn index(&self) -> MutexGuard<'_, Index> {
         // Whoever panicked while holding the lock only read.

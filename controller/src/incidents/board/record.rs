@@ -1,7 +1,7 @@
 //! What an incident's record holds: its timeline, its places and their symptoms.
 
 use vigie_proto::{
-    id::HostId,
+    id::{HostId, RunId},
     v1::{Incident, IncidentEntry, IncidentPlace, IncidentSymptom},
 };
 
@@ -18,6 +18,12 @@ pub(in crate::incidents) fn entry(incident: &mut Incident, at_ms: i64, text: &st
         operator: String::new(),
         run: run.to_owned(),
     });
+}
+
+/// Whether it tells this of a run already.
+pub(super) fn tells(incident: &Incident, run: RunId, text: &str) -> bool {
+    let run = run.to_string();
+    incident.timeline.iter().any(|line| line.run == run && line.text == text)
 }
 
 pub(super) fn is_of(place: &IncidentPlace, host: HostId) -> bool {

@@ -105,7 +105,7 @@ fn judge(facts: &str, destination: &str, architecture: &str) -> Result<Machine, 
     if fact("systemd") != "yes" {
         return refuse(
             format!("{destination} is not run by systemd"),
-            "install by hand: `vigiectl hosts token NAME`, `vigie-agent enroll`, and keep `vigie-agent run` running",
+            "install by hand: `vigiectl hosts token NAME`, `vigie-agent enroll`, and keep `vigie-agent serve` running",
         );
     }
     let system = match fact("system") {

@@ -14,7 +14,7 @@ use super::{
     diagnose::{Merged, evidence, only, says, unreachable},
     run::{Health, RunView},
 };
-use crate::output::{
+use crate::{
     look::{Look, count, duration_ms},
     names,
 };
@@ -131,7 +131,7 @@ fn consequences<'a>(
 }
 
 /// What is wrong, the gravest first; then what could not be told; then who is well, in one line.
-pub(crate) fn body(view: &RunView, look: &Look) -> String {
+pub fn body(view: &RunView, look: &Look) -> String {
     let found = confirmed(view);
     let (lately, mut told) = (Lately::of(view), BTreeSet::new());
     let mut text = String::new();
@@ -201,7 +201,7 @@ fn what_to_do(view: &RunView, cause: &Cause<'_>, look: &Look) -> String {
         }
     }
     for (remedy, targets) in merged.variants(|finding| &finding.remedy) {
-        let command = look.dim(&format!("vigiectl {}", command(view, cause.first(), &targets)));
+        let command = look.dim(&command(view, cause.first(), &targets));
         if remedy.is_empty() {
             continue;
         }
@@ -227,10 +227,8 @@ fn what_to_do(view: &RunView, cause: &Cause<'_>, look: &Look) -> String {
 
 /// The command that goes on: the remedy where there is one, else the diagnosis by the runbook alone.
 fn command(view: &RunView, finding: &Finding, targets: &[u32]) -> String {
-    let hosts = targets.iter().filter_map(|target| view.target(*target)).map(|t| t.host_name.as_str());
-    let hosts = names::fold(hosts.collect::<BTreeSet<_>>());
     let verb = if finding.remedy.is_empty() { "diagnose" } else { "run" };
-    format!("{verb} {} -H {}", escape(&finding.runbook, false), escape(&hosts, false))
+    view.command(verb, &finding.runbook, targets)
 }
 
 /// What could not be judged, and why; the same on several targets is one line.
@@ -317,7 +315,8 @@ fn left_out(view: &RunView, look: &Look) -> String {
     if parts.is_empty() {
         return String::new();
     }
-    let line = format!("not looked at: {}; `vigiectl diagnose RUNBOOK` does", parts.join(", "));
+    let program = if view.on_host { "vigie-agent" } else { "vigiectl" };
+    let line = format!("not looked at: {}; `{program} diagnose RUNBOOK` does", parts.join(", "));
     format!("{}\n", look.dim(&line))
 }
 
@@ -335,7 +334,7 @@ fn hosts(view: &RunView) -> BTreeMap<&str, (Health, Vec<u32>)> {
 }
 
 /// The sum, and where to find it again.
-pub(crate) fn footer(view: &RunView, look: &Look) -> String {
+pub fn footer(view: &RunView, look: &Look) -> String {
     let hosts = hosts(view);
     let mut tally: BTreeMap<Health, usize> = BTreeMap::new();
     for (health, _) in hosts.values() {
@@ -362,7 +361,7 @@ pub(crate) fn footer(view: &RunView, look: &Look) -> String {
 }
 
 /// The ranked causes as scripts read them.
-pub(crate) fn document(view: &RunView) -> Vec<Value> {
+pub fn document(view: &RunView) -> Vec<Value> {
     let found = confirmed(view);
     let entry = |cause: &Cause<'_>| {
         let finding = cause.first();
@@ -388,7 +387,7 @@ pub(crate) fn document(view: &RunView) -> Vec<Value> {
         let mut document = entry(cause);
         document["advise"] = json!(cause.first().advise);
         document["remedy"] = json!(cause.first().remedy);
-        document["command"] = json!(format!("vigiectl {}", command(view, cause.first(), &cause.targets())));
+        document["command"] = json!(command(view, cause.first(), &cause.targets()));
         document["consequences"] = json!(followed);
         document
     });

@@ -1,5 +1,7 @@
 //! Runs written by hand, as a controller would log them.
 
+#![allow(clippy::unwrap_used, reason = "for tests alone")]
+
 use vigie_proto::{
     order::{Batch, digest},
     v1::{
@@ -13,10 +15,10 @@ use vigie_proto::{
 
 use super::run::RunView;
 
-pub(crate) const RUN: &str = "01900000-0000-7000-8000-000000000001";
+pub const RUN: &str = "01900000-0000-7000-8000-000000000001";
 const AT_MS: i64 = 1_700_000_000_000;
 
-pub(crate) const RUNBOOK: &str = r#"
+pub const RUNBOOK: &str = r#"
 id: stopped
 title: the backend is stopped
 scope: stack
@@ -48,20 +50,20 @@ restore_backup:
 "#;
 
 /// A run in the making.
-pub(crate) struct Fleet {
-    pub(crate) spec: RunSpec,
+pub struct Fleet {
+    pub spec: RunSpec,
     targets: Vec<Target>,
     /// The ids of a run of every runbook; none for one of a single runbook.
     runbooks: Vec<&'static str>,
     events: Vec<Event>,
 }
 
-pub(crate) fn host(number: usize) -> String {
+pub fn host(number: usize) -> String {
     format!("01900000-0000-7000-8000-0000000001{number:02}")
 }
 
 /// Targets vps1, vps2, … with the stack `sylion`.
-pub(crate) fn fleet(count: usize, kind: Kind) -> Fleet {
+pub fn fleet(count: usize, kind: Kind) -> Fleet {
     let targets = (1..=count)
         .map(|number| Target {
             host: host(number),
@@ -75,7 +77,7 @@ pub(crate) fn fleet(count: usize, kind: Kind) -> Fleet {
     Fleet { spec, targets, runbooks: Vec::new(), events: Vec::new() }
 }
 
-pub(crate) fn runbook(mode: RunMode) -> Kind {
+pub fn runbook(mode: RunMode) -> Kind {
     Kind::Runbook(RunbookCall { id: "stopped".to_owned(), mode: mode.into(), ..Default::default() })
 }
 
@@ -85,23 +87,23 @@ fn restart(stack: &str) -> Request {
 }
 
 /// Two targets whose backend a runbook would restart.
-pub(crate) fn restart_runbook() -> Fleet {
+pub fn restart_runbook() -> Fleet {
     fleet(2, runbook(RunMode::Run))
 }
 
 /// The same by hand.
-pub(crate) fn restart_operation() -> Fleet {
+pub fn restart_operation() -> Fleet {
     fleet(2, Kind::Operation(restart("")))
 }
 
 impl Fleet {
-    pub(crate) fn add(&mut self, event: Event) -> &mut Self {
+    pub fn add(&mut self, event: Event) -> &mut Self {
         self.events.push(event);
         self
     }
 
     /// Makes it a run of every runbook, all of which read the same.
-    pub(crate) fn opens(&mut self, runbooks: impl IntoIterator<Item = &'static str>) -> &mut Self {
+    pub fn opens(&mut self, runbooks: impl IntoIterator<Item = &'static str>) -> &mut Self {
         self.runbooks.extend(runbooks);
         self
     }
@@ -111,7 +113,7 @@ impl Fleet {
     }
 
     /// The run as far as its events go, one every 300 ms.
-    pub(crate) fn view(&self) -> RunView {
+    pub fn view(&self) -> RunView {
         let text = if self.is_runbook() { RUNBOOK } else { "" };
         let title = match &self.spec.kind {
             Some(Kind::Runbook(call)) => format!("{} {}", super::runs::mode_word(call.mode()), call.id),
@@ -145,7 +147,7 @@ impl Fleet {
     }
 
     /// The plan that restarts the backend everywhere.
-    pub(crate) fn plan(&self) -> Event {
+    pub fn plan(&self) -> Event {
         let timeout_ms = 180_000;
         let leaf = |(index, target): (usize, &Target)| Leaf {
             order: format!("01900000-0000-7000-8000-0000000002{index:02}"),
@@ -191,7 +193,7 @@ impl Fleet {
     }
 
     /// The run when it waits for a signature.
-    pub(crate) fn planned(&self) -> RunView {
+    pub fn planned(&self) -> RunView {
         let mut view = self.view();
         let seq = view.last_seq + 1;
         view.apply(RunEvent { seq, at_ms: AT_MS + 1000, event: Some(self.plan()) });
@@ -199,11 +201,11 @@ impl Fleet {
     }
 }
 
-pub(crate) fn signed() -> Event {
+pub fn signed() -> Event {
     Event::Signed(Signed { operator: "ana".to_owned(), ..Default::default() })
 }
 
-pub(crate) fn ended(outcomes: impl IntoIterator<Item = Outcome>) -> Event {
+pub fn ended(outcomes: impl IntoIterator<Item = Outcome>) -> Event {
     let tasks = outcomes.into_iter().enumerate().map(|(index, outcome)| TaskEnded {
         order: format!("01900000-0000-7000-8000-0000000002{index:02}"),
         outcome: Some(outcome),
@@ -211,17 +213,17 @@ pub(crate) fn ended(outcomes: impl IntoIterator<Item = Outcome>) -> Event {
     Event::Ended(TasksEnded { tasks: tasks.collect() })
 }
 
-pub(crate) fn closed(verdict: RunVerdict, reason: &str) -> Event {
+pub fn closed(verdict: RunVerdict, reason: &str) -> Event {
     Event::Closed(Closed { verdict: verdict.into(), reason: reason.to_owned() })
 }
 
 /// Answers to one probe, by target.
-pub(crate) fn observed(outcomes: impl IntoIterator<Item = (u32, Outcome)>) -> Event {
+pub fn observed(outcomes: impl IntoIterator<Item = (u32, Outcome)>) -> Event {
     asked("", outcomes)
 }
 
 /// The same to one with an id.
-pub(crate) fn asked(probe: &str, outcomes: impl IntoIterator<Item = (u32, Outcome)>) -> Event {
+pub fn asked(probe: &str, outcomes: impl IntoIterator<Item = (u32, Outcome)>) -> Event {
     let observations = outcomes.into_iter().map(|(target, outcome)| Observation {
         target,
         probe: probe.to_owned(),
@@ -232,29 +234,29 @@ pub(crate) fn asked(probe: &str, outcomes: impl IntoIterator<Item = (u32, Outcom
     Event::Observed(Observed { observations: observations.collect() })
 }
 
-pub(crate) fn concluded(conclusions: impl IntoIterator<Item = Conclusion>) -> Event {
+pub fn concluded(conclusions: impl IntoIterator<Item = Conclusion>) -> Event {
     Event::Concluded(Concluded { conclusions: conclusions.into_iter().collect() })
 }
 
-pub(crate) fn finding(id: &str, state: FindingState, says: &str) -> Finding {
+pub fn finding(id: &str, state: FindingState, says: &str) -> Finding {
     Finding { id: id.to_owned(), state: state.into(), says: says.to_owned(), ..Default::default() }
 }
 
-pub(crate) fn conclusion(target: u32, findings: Vec<Finding>) -> Conclusion {
+pub fn conclusion(target: u32, findings: Vec<Finding>) -> Conclusion {
     Conclusion { target, purpose: ProbePurpose::Diagnosis.into(), findings, ..Default::default() }
 }
 
-pub(crate) fn unreachable(name: &str) -> Outcome {
+pub fn unreachable(name: &str) -> Outcome {
     let failure = Failure::new("unreachable", format!("{name} is not connected")).hint("is the host up?");
     Outcome::ended(OutcomeStatus::Unreachable, failure)
 }
 
-pub(crate) fn seen() -> Outcome {
+pub fn seen() -> Outcome {
     Outcome::succeeded(result::Operation::ContainerInspect(Default::default()))
 }
 
 /// A crash-looping backend: a cause with evidence, a consequence, and what else was looked at.
-pub(crate) fn crash_loop(target: u32, variable: &str, restarts: u32) -> Conclusion {
+pub fn crash_loop(target: u32, variable: &str, restarts: u32) -> Conclusion {
     use FindingState::{Confirmed, RuledOut, Unknown};
     let evidence = |reference: &str, value: String| Evidence { reference: reference.to_owned(), value };
     let cause = Finding {
@@ -293,7 +295,7 @@ pub(crate) fn crash_loop(target: u32, variable: &str, restarts: u32) -> Conclusi
     }
 }
 
-pub(crate) fn verified(target: u32, well: bool) -> Conclusion {
+pub fn verified(target: u32, well: bool) -> Conclusion {
     let line = |says: &str, state: CheckState| ChecklistLine { says: says.to_owned(), state: state.into() };
     let state = if well { CheckState::Done } else { CheckState::NotDone };
     Conclusion {

@@ -13,7 +13,7 @@ use super::{
     plan, ranked,
     run::{Health, RunView},
 };
-use crate::output::{
+use crate::{
     document::text_lines,
     look::{Look, columns, count, duration_ms, pad},
 };
@@ -90,7 +90,7 @@ fn groups(view: &RunView) -> Vec<Group<'_>> {
 }
 
 /// What is wrong with each target.
-pub(crate) fn body(view: &RunView, look: &Look) -> String {
+pub fn body(view: &RunView, look: &Look) -> String {
     if view.is_whole() {
         return ranked::body(view, look);
     }
@@ -296,9 +296,7 @@ fn what_to_do(view: &RunView, group: &Group<'_>, look: &Look) -> String {
         };
         let how = match (view.mode(), view.runbook_id()) {
             (vigie_proto::v1::RunMode::Diagnose, Some(runbook)) => {
-                let hosts = group.targets.iter().filter_map(|target| view.target(*target));
-                let hosts = crate::output::names::fold(hosts.map(|target| target.host_name.as_str()));
-                look.dim(&format!("  vigiectl run {} -H {}", escape(runbook, false), escape(&hosts, false)))
+                look.dim(&format!("  {}", view.command("run", runbook, &group.targets)))
             }
             _ => String::new(),
         };
@@ -353,7 +351,7 @@ fn unknown(findings: &[Merged<'_>], look: &Look) -> String {
 }
 
 /// Everything in one line, and where to find it again.
-pub(crate) fn footer(view: &RunView, look: &Look) -> String {
+pub fn footer(view: &RunView, look: &Look) -> String {
     if view.is_whole() {
         return ranked::footer(view, look);
     }
@@ -388,7 +386,7 @@ pub(crate) fn footer(view: &RunView, look: &Look) -> String {
 }
 
 /// What became of a remedy: each task, the verification, the checklist.
-pub(crate) fn aftermath(view: &RunView, look: &Look) -> String {
+pub fn aftermath(view: &RunView, look: &Look) -> String {
     let mut text = plan::results(view, look);
     /// Whether it is well, the checklist, and what is still wrong.
     type Verified = (bool, Vec<(String, i32)>, Vec<String>);
@@ -432,7 +430,7 @@ pub(super) const ABSENT: &str = "not present";
 /// The failure of an outcome in a line: what, and what to do.
 ///
 /// `reason` is what [`RunView::reason`] makes of its message.
-pub(crate) fn failure(outcome: &Outcome, reason: &str, look: &Look) -> String {
+pub fn failure(outcome: &Outcome, reason: &str, look: &Look) -> String {
     let status = outcome.status();
     let word = match status {
         _ if outcome.failure.as_ref().is_some_and(Failure::is_absence) => look.dim(ABSENT),
@@ -467,7 +465,7 @@ mod tests {
     use super::*;
     use crate::{
         exit::Exit,
-        view::fixtures::{
+        fixtures::{
             closed, concluded, conclusion, crash_loop, ended, finding, fleet, observed, restart_runbook,
             runbook, seen, signed, unreachable, verified,
         },

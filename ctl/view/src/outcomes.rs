@@ -11,7 +11,7 @@ use super::{
     diagnose::{ABSENT, failure},
     run::RunView,
 };
-use crate::output::{
+use crate::{
     document::{self, text_lines},
     json,
     look::{Look, bytes, count, duration_ms},
@@ -124,7 +124,7 @@ fn stack_logs(logs: &StackLogsResult, look: &Look) -> Vec<String> {
 }
 
 /// All groups, then the sum.
-pub(crate) fn text(view: &RunView, look: &Look) -> String {
+pub fn text(view: &RunView, look: &Look) -> String {
     let groups = groups(view, look);
     // A group of one is no standard to hold others against.
     let standard = groups
@@ -196,7 +196,7 @@ fn footer(view: &RunView, groups: &[Group], look: &Look) -> String {
 }
 
 /// A document of the outcomes, one for each target.
-pub(crate) fn document(view: &RunView) -> Value {
+pub fn document(view: &RunView) -> Value {
     let targets: Vec<_> = view
         .targets()
         .filter_map(|index| {
@@ -231,7 +231,7 @@ mod tests {
     use super::*;
     use crate::{
         exit::Exit,
-        view::fixtures::{closed, fleet, observed, unreachable},
+        fixtures::{closed, fleet, observed, unreachable},
     };
 
     fn said(text: &str) -> Outcome {

@@ -10,7 +10,7 @@ use vigie_proto::{
 use vigie_runbook::run::CHANGES;
 
 use super::{diagnose::failure, run::RunView};
-use crate::output::{
+use crate::{
     json,
     look::{Look, count},
     names,
@@ -120,7 +120,11 @@ impl<'a> Lately<'a> {
             line(&format!("changed {} ago: {}", look.ago(change.at_ms), escape(&said, false)));
         }
         if all.len() > LATELY {
-            line(&format!("and {} before that: `vigiectl changes`", count(all.len() - LATELY, "change")));
+            let more = count(all.len() - LATELY, "change");
+            match self.view.on_host {
+                true => line(&format!("and {more} before that")),
+                false => line(&format!("and {more} before that: `vigiectl changes`")),
+            }
         }
         if !silent.is_empty() {
             let of = if hosts.len() > 1 { format!(" on {}", names::fold(silent)) } else { String::new() };
@@ -143,7 +147,7 @@ fn says(change: &Change) -> String {
     format!("{} {}: {}{by}", change.kind, change.what, change.says)
 }
 
-pub(crate) fn text(view: &RunView, look: &Look) -> String {
+pub fn text(view: &RunView, look: &Look) -> String {
     let clean = |text: &str| escape(text, false).into_owned();
     let mut table = Table::new(["WHEN", "HOST", "KIND", "WHAT", "CHANGE"]);
     let all = folded(view);
@@ -191,7 +195,7 @@ pub(crate) fn text(view: &RunView, look: &Look) -> String {
     text
 }
 
-pub(crate) fn document(view: &RunView) -> Value {
+pub fn document(view: &RunView) -> Value {
     let changes: Vec<Value> = folded(view)
         .into_iter()
         .map(|(host, change)| {
@@ -217,7 +221,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::view::{
+    use crate::{
         diagnose, diagnose_json,
         fixtures::{
             asked, closed, concluded, conclusion, crash_loop, finding, fleet, observed, runbook, seen,

@@ -9,10 +9,10 @@ use super::{
     run::{Health, RunView},
     runs::mode_word,
 };
-use crate::output::json;
+use crate::json;
 
 /// The run as scripts read it. Fields are added over time and never change their meaning.
-pub(crate) fn document(view: &RunView) -> Value {
+pub fn document(view: &RunView) -> Value {
     let lately = Lately::of(view);
     let targets: Vec<_> = view.targets().filter_map(|target| entry(view, target, &lately)).collect();
     let plan = view.plan.as_ref().map(|plan| {

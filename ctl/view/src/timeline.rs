@@ -12,13 +12,13 @@ use vigie_proto::{
 use prost::Message as _;
 
 use super::{diagnose, outcomes, plan, request, run::RunView, runs};
-use crate::output::{
+use crate::{
     json,
     look::{Look, count},
 };
 
 /// Timeline first, then what came of it.
-pub(crate) fn text(view: &RunView, look: &Look) -> String {
+pub fn text(view: &RunView, look: &Look) -> String {
     let state = match &view.closed {
         None => look.yellow("open"),
         Some(closed) => match closed.reason.as_str() {
@@ -49,7 +49,7 @@ pub(crate) fn text(view: &RunView, look: &Look) -> String {
 }
 
 /// What came of the run: findings, steps, verification; or the outcomes of its operation.
-pub(crate) fn outcome(view: &RunView, look: &Look) -> String {
+pub fn outcome(view: &RunView, look: &Look) -> String {
     if view.runbook_id().is_none() {
         return outcomes::text(view, look);
     }
@@ -300,7 +300,7 @@ fn operation(leaf: &Leaf) -> String {
 }
 
 /// The run with all its events, as scripts read them. A plan's leaves are decoded beside their bytes.
-pub(crate) fn document(view: &RunView) -> Value {
+pub fn document(view: &RunView) -> Value {
     let events = view.events.iter().map(|event| {
         let mut value = json::json(event, "RunEvent");
         if let Some(Event::Planned(planned)) = &event.event {
@@ -325,7 +325,7 @@ mod tests {
     use vigie_proto::v1::{Outcome, RunVerdict};
 
     use super::*;
-    use crate::view::fixtures::{
+    use crate::fixtures::{
         closed, concluded, crash_loop, ended, observed, restart_runbook, seen, signed, verified,
     };
 

@@ -6,14 +6,14 @@ use vigie_proto::{
     v1::{RunMode, RunPhase, RunSummary, RunVerdict},
 };
 
-use crate::output::{
+use crate::{
     json,
     look::{Look, duration_ms},
     table::Table,
 };
 
 /// Where a run stands, for people.
-pub(crate) fn phase_word(phase: RunPhase) -> &'static str {
+pub fn phase_word(phase: RunPhase) -> &'static str {
     match phase {
         RunPhase::Unspecified => "unknown",
         RunPhase::Observing => "observing",
@@ -27,7 +27,7 @@ pub(crate) fn phase_word(phase: RunPhase) -> &'static str {
 }
 
 /// How far a runbook is taken; empty for a single operation.
-pub(crate) fn mode_word(mode: RunMode) -> &'static str {
+pub fn mode_word(mode: RunMode) -> &'static str {
     match mode {
         RunMode::Unspecified => "",
         RunMode::Diagnose => "diagnose",
@@ -37,7 +37,7 @@ pub(crate) fn mode_word(mode: RunMode) -> &'static str {
 }
 
 /// The verdict in its colour, underscores as people write them.
-pub(crate) fn verdict(verdict: RunVerdict, look: &Look) -> String {
+pub fn verdict(verdict: RunVerdict, look: &Look) -> String {
     let word = verdict.word().replace('_', " ");
     match verdict {
         RunVerdict::Ok | RunVerdict::Resolved => look.green(&word),
@@ -49,7 +49,7 @@ pub(crate) fn verdict(verdict: RunVerdict, look: &Look) -> String {
 }
 
 /// The newest runs in a table.
-pub(crate) fn list(runs: &[RunSummary], look: &Look) -> String {
+pub fn list(runs: &[RunSummary], look: &Look) -> String {
     if runs.is_empty() {
         return "no runs yet\n".to_owned();
     }
@@ -73,7 +73,7 @@ pub(crate) fn list(runs: &[RunSummary], look: &Look) -> String {
 }
 
 /// The same as a document.
-pub(crate) fn document(runs: &[RunSummary]) -> Value {
+pub fn document(runs: &[RunSummary]) -> Value {
     json!({ "runs": runs.iter().map(|run| json::json(run, "RunSummary")).collect::<Vec<_>>() })
 }
 

@@ -17,46 +17,48 @@ use vigie_proto::v1::{
 
 use vigie_runbook::{Runbook, run::CHANGES};
 
-use crate::{exit::Exit, output::names};
+use crate::{exit::Exit, names};
 
 /// Everything that has been heard of one run.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct RunView {
-    pub(crate) run: String,
-    pub(crate) opened: Opened,
-    pub(crate) opened_at_ms: i64,
+pub struct RunView {
+    pub run: String,
+    pub opened: Opened,
+    pub opened_at_ms: i64,
     /// The runbook that the run was opened with; `None` for a single operation, or when it does not read.
-    pub(crate) runbook: Option<Arc<Runbook>>,
+    pub runbook: Option<Arc<Runbook>>,
     /// The runbooks of a run of every runbook, by their ids, as far as they read.
-    pub(crate) runbooks: BTreeMap<String, Arc<Runbook>>,
-    pub(crate) last_seq: u64,
+    pub runbooks: BTreeMap<String, Arc<Runbook>>,
+    pub last_seq: u64,
     /// Every observation, in the order of the events.
-    pub(crate) observations: Vec<Observation>,
+    pub observations: Vec<Observation>,
     /// What the rules made of the diagnosis, by target.
-    pub(crate) conclusions: BTreeMap<u32, Conclusion>,
+    pub conclusions: BTreeMap<u32, Conclusion>,
     /// What the rules made of the latest verification, by target.
-    pub(crate) verifications: BTreeMap<u32, Conclusion>,
-    pub(crate) plan: Option<Planned>,
-    pub(crate) signed: bool,
+    pub verifications: BTreeMap<u32, Conclusion>,
+    pub plan: Option<Planned>,
+    pub signed: bool,
     /// The tasks of the plans that were signed, and of the latest one, in the order of their leaves.
-    pub(crate) tasks: Vec<TaskView>,
+    pub tasks: Vec<TaskView>,
     /// What the same plans hold, by target.
-    pub(crate) entries: BTreeMap<u32, PlanEntry>,
+    pub entries: BTreeMap<u32, PlanEntry>,
     /// How many of the tasks belong to plans before the latest.
     earlier: usize,
     /// Steps that wait, or are left out: by target and place.
-    pub(crate) steps: BTreeMap<(u32, u32), StepView>,
+    pub steps: BTreeMap<(u32, u32), StepView>,
     /// Targets that wait for other runs, which change their stacks.
-    pub(crate) held: BTreeMap<u32, StackHeld>,
-    pub(crate) closed: Option<Closed>,
-    pub(crate) closed_at_ms: i64,
+    pub held: BTreeMap<u32, StackHeld>,
+    pub closed: Option<Closed>,
+    pub closed_at_ms: i64,
     /// The events themselves, for timelines and reports.
-    pub(crate) events: Vec<RunEvent>,
+    pub events: Vec<RunEvent>,
+    /// Whether it is read on the very host that it is about: commands are then that host's agent's.
+    pub on_host: bool,
 }
 
 /// Whether a request is worth making again on a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Again {
+pub enum Again {
     /// It did what it is for.
     Well,
     Worth,
@@ -66,16 +68,16 @@ pub(crate) enum Again {
 
 /// One task of the plan.
 #[derive(Debug, Clone)]
-pub(crate) struct TaskView {
-    pub(crate) target: u32,
-    pub(crate) leaf: Leaf,
-    pub(crate) started_at_ms: i64,
-    pub(crate) outcome: Option<Outcome>,
+pub struct TaskView {
+    pub target: u32,
+    pub leaf: Leaf,
+    pub started_at_ms: i64,
+    pub outcome: Option<Outcome>,
 }
 
 /// A step that is no task, or whose task is left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum StepView {
+pub enum StepView {
     /// It waits since then, and until then.
     Open { manual: bool, says: String, since_ms: i64, until_ms: i64 },
     /// What it waited for came, or a person did it: who, with their note.
@@ -88,7 +90,7 @@ pub(crate) enum StepView {
 
 /// How a target of a diagnosis fares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Health {
+pub enum Health {
     /// Findings are confirmed.
     Broken,
     /// Something could not be judged, and nothing is confirmed.
@@ -103,7 +105,7 @@ pub(crate) enum Health {
 
 impl Health {
     /// The word that people and scripts read.
-    pub(crate) fn word(self) -> &'static str {
+    pub fn word(self) -> &'static str {
         match self {
             Self::Broken => "broken",
             Self::Unknown => "unknown",
@@ -124,12 +126,17 @@ impl Health {
 }
 
 impl RunView {
-    pub(crate) fn new(run: &str) -> Self {
+    pub fn new(run: &str) -> Self {
         Self { run: run.to_owned(), ..Self::default() }
     }
 
+    /// A run that its own host shows.
+    pub fn on_host(run: &str) -> Self {
+        Self { on_host: true, ..Self::new(run) }
+    }
+
     /// Folds one more event; one that was folded before changes nothing.
-    pub(crate) fn apply(&mut self, event: RunEvent) {
+    pub fn apply(&mut self, event: RunEvent) {
         if event.seq <= self.last_seq {
             return;
         }
@@ -250,7 +257,7 @@ impl RunView {
     }
 
     /// When what the latest plan would lose was first asked for, by the controller's clock.
-    pub(crate) fn prepared_at_ms(&self) -> Option<i64> {
+    pub fn prepared_at_ms(&self) -> Option<i64> {
         let planned: BTreeSet<u32> =
             self.plan.iter().flat_map(|plan| &plan.entries).map(|entry| entry.target).collect();
         // A target is prepared anew when the plan before lapsed: its last one counts.
@@ -262,17 +269,17 @@ impl RunView {
     }
 
     /// Whether a plan before the latest was signed.
-    pub(crate) fn signed_before(&self) -> bool {
+    pub fn signed_before(&self) -> bool {
         self.earlier > 0
     }
 
     /// The tasks of the latest plan.
-    pub(crate) fn present_tasks(&self) -> &[TaskView] {
+    pub fn present_tasks(&self) -> &[TaskView] {
         self.tasks.get(self.earlier..).unwrap_or_default()
     }
 
     /// Where a person is waited for: what for and until when, with the targets.
-    pub(crate) fn awaited(&self) -> Vec<(&str, i64, Vec<u32>)> {
+    pub fn awaited(&self) -> Vec<(&str, i64, Vec<u32>)> {
         let mut awaited: Vec<(&str, i64, Vec<u32>)> = Vec::new();
         for ((target, _), step) in &self.steps {
             let StepView::Open { manual: true, says, until_ms, .. } = step else { continue };
@@ -291,7 +298,7 @@ impl RunView {
     }
 
     /// The runbook's id; `None` for a run of a single operation.
-    pub(crate) fn runbook_id(&self) -> Option<&str> {
+    pub fn runbook_id(&self) -> Option<&str> {
         match self.opened.spec.as_ref()?.kind.as_ref()? {
             Kind::Runbook(call) => Some(&call.id),
             Kind::Operation(_) => None,
@@ -299,7 +306,7 @@ impl RunView {
     }
 
     /// How far the runbook is taken; `Unspecified` for a single operation.
-    pub(crate) fn mode(&self) -> RunMode {
+    pub fn mode(&self) -> RunMode {
         match self.opened.spec.as_ref().and_then(|spec| spec.kind.as_ref()) {
             Some(Kind::Runbook(call)) => call.mode(),
             _ => RunMode::Unspecified,
@@ -307,24 +314,24 @@ impl RunView {
     }
 
     /// What the runbook calls a remedy; empty when it has none of this id.
-    pub(crate) fn remedy_title(&self, id: &str) -> &str {
+    pub fn remedy_title(&self, id: &str) -> &str {
         let remedies = self.runbook.iter().flat_map(|runbook| &runbook.remedies);
         remedies.into_iter().find(|remedy| remedy.id == id).map_or("", |remedy| &remedy.title)
     }
 
     /// The same in a run of every runbook.
-    pub(crate) fn remedy_of(&self, runbook: &str, id: &str) -> &str {
+    pub fn remedy_of(&self, runbook: &str, id: &str) -> &str {
         let remedies = self.runbooks.get(runbook).into_iter().flat_map(|runbook| &runbook.remedies);
         remedies.into_iter().find(|remedy| remedy.id == id).map_or("", |remedy| &remedy.title)
     }
 
     /// Whether every runbook was run at once.
-    pub(crate) fn is_whole(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         !self.opened.runbooks.is_empty()
     }
 
     /// Whether the run waits for a signature over its latest plan.
-    pub(crate) fn awaits_signature(&self) -> bool {
+    pub fn awaits_signature(&self) -> bool {
         let plan = self.plan.as_ref();
         plan.is_some_and(|plan| plan.entries.iter().any(|entry| entry.refused.is_none()))
             && !self.signed
@@ -333,21 +340,21 @@ impl RunView {
     }
 
     /// The verdict; `Unspecified` while the run is open.
-    pub(crate) fn verdict(&self) -> RunVerdict {
+    pub fn verdict(&self) -> RunVerdict {
         self.closed.as_ref().map_or(RunVerdict::Unspecified, Closed::verdict)
     }
 
-    pub(crate) fn target(&self, index: u32) -> Option<&Target> {
+    pub fn target(&self, index: u32) -> Option<&Target> {
         self.opened.targets.get(index as usize)
     }
 
     /// Every target's place.
-    pub(crate) fn targets(&self) -> impl Iterator<Item = u32> + use<> {
+    pub fn targets(&self) -> impl Iterator<Item = u32> + use<> {
         0..u32::try_from(self.opened.targets.len()).unwrap_or(u32::MAX)
     }
 
     /// Targets by name, folded: `vps[1-40] (40) · sylion`. The stack is left out where none has one.
-    pub(crate) fn label(&self, targets: &[u32]) -> String {
+    pub fn label(&self, targets: &[u32]) -> String {
         let mut stacks: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for target in targets.iter().filter_map(|index| self.target(*index)) {
             stacks.entry(&target.stack).or_default().insert(&target.host_name);
@@ -362,8 +369,29 @@ impl RunView {
         vigie_proto::text::escape(&parts.join(", "), false).into_owned()
     }
 
+    /// The command that takes a runbook further on these targets, as one would type it here.
+    pub fn command(&self, verb: &str, runbook: &str, targets: &[u32]) -> String {
+        let runbook = vigie_proto::text::escape(runbook, false);
+        let targets = || targets.iter().filter_map(|target| self.target(*target));
+        if !self.on_host {
+            let hosts = names::fold(targets().map(|target| target.host_name.as_str()));
+            return format!("vigiectl {verb} {runbook} -H {}", vigie_proto::text::escape(&hosts, false));
+        }
+        // One of the host's own is read from its file again.
+        let own = !vigie_runbook::shipped().iter().any(|(id, _)| *id == runbook);
+        let runbook = if own { "--file FILE".into() } else { runbook };
+        let stacks: BTreeSet<&str> =
+            targets().map(|target| target.stack.as_str()).filter(|stack| !stack.is_empty()).collect();
+        match Vec::from_iter(stacks)[..] {
+            [only] => {
+                format!("vigie-agent {verb} {runbook} --stack {}", vigie_proto::text::escape(only, false))
+            }
+            _ => format!("vigie-agent {verb} {runbook}"),
+        }
+    }
+
     /// What the diagnosis says of a target.
-    pub(crate) fn health(&self, target: u32) -> Health {
+    pub fn health(&self, target: u32) -> Health {
         let mut asked = self.judged(target).peekable();
         let unreachable = |outcome: &Outcome| outcome.status() == OutcomeStatus::Unreachable;
         if asked.peek().is_some() && asked.all(unreachable) {
@@ -381,7 +409,7 @@ impl RunView {
     }
 
     /// The outcomes of a target's probes of the diagnosis.
-    pub(crate) fn probes(&self, target: u32) -> impl Iterator<Item = &Outcome> {
+    pub fn probes(&self, target: u32) -> impl Iterator<Item = &Outcome> {
         self.asked(target).filter_map(|seen| seen.outcome.as_ref())
     }
 
@@ -397,7 +425,7 @@ impl RunView {
     }
 
     /// For a run of a single operation: how it ended on a target, the last outcome counting; `None` while unknown.
-    pub(crate) fn outcome(&self, target: u32) -> Option<&Outcome> {
+    pub fn outcome(&self, target: u32) -> Option<&Outcome> {
         let task = self.tasks.iter().rfind(|task| task.target == target);
         let refused = self.entries.get(&target).and_then(|entry| entry.refused.as_ref());
         match task {
@@ -407,7 +435,7 @@ impl RunView {
     }
 
     /// Why an outcome is no success, without the target's own name in front: hosts with the same trouble say the same.
-    pub(crate) fn reason<'a>(&self, target: u32, outcome: &'a Outcome) -> &'a str {
+    pub fn reason<'a>(&self, target: u32, outcome: &'a Outcome) -> &'a str {
         let message = outcome.failure.as_ref().map_or("", |failure| failure.message.as_str());
         let name = self.target(target).map_or("", |target| target.host_name.as_str());
         match message.strip_prefix(name).filter(|_| !name.is_empty()) {
@@ -417,12 +445,12 @@ impl RunView {
     }
 
     /// A target's host.
-    pub(crate) fn host_name(&self, target: u32) -> &str {
+    pub fn host_name(&self, target: u32) -> &str {
         self.target(target).map_or("", |target| target.host_name.as_str())
     }
 
     /// Whether the same request is worth making again there.
-    pub(crate) fn again(&self, target: u32) -> Again {
+    pub fn again(&self, target: u32) -> Again {
         let mut outcomes =
             self.tasks.iter().filter(|task| task.target == target).map(|task| task.outcome.as_ref());
         if outcomes.any(|outcome| outcome.is_some_and(|outcome| outcome.status() == OutcomeStatus::InDoubt)) {
@@ -440,7 +468,7 @@ impl RunView {
     }
 
     /// The exit status that the run comes down to.
-    pub(crate) fn exit(&self) -> Exit {
+    pub fn exit(&self) -> Exit {
         if self.runbook_id().is_none() {
             let outcomes = self.targets().filter_map(|target| self.outcome(target));
             let worst: Exit = outcomes.map(|outcome| Exit::of_outcome(outcome.status())).collect();

@@ -16,7 +16,7 @@ use super::{
     run::{RunView, TaskView},
     steps,
 };
-use crate::output::{
+use crate::{
     document,
     look::{Look, count, duration_ms},
 };
@@ -28,13 +28,7 @@ const LAST_LINES: usize = 12;
 const LOSS_LINES: usize = 200;
 
 /// The plan, target groups with the same steps together.
-pub(crate) fn text(
-    view: &RunView,
-    planned: &Planned,
-    manifest: &Manifest,
-    leaves: &[Leaf],
-    look: &Look,
-) -> String {
+pub fn text(view: &RunView, planned: &Planned, manifest: &Manifest, leaves: &[Leaf], look: &Look) -> String {
     type Key = (String, String, Vec<steps::Planned>, Vec<String>, Vec<v1::Result>, Option<Outcome>);
     let mut groups: Vec<(Key, Vec<u32>)> = Vec::new();
     for entry in &planned.entries {
@@ -74,7 +68,10 @@ pub(crate) fn text(
                 let more = count(lines.len() - LOSS_LINES, "more line");
                 text.push_str(&format!(
                     "       {}\n",
-                    look.dim(&format!("{more}; `runs show -o json` has all"))
+                    look.dim(&match view.on_host {
+                        true => more,
+                        false => format!("{more}; `runs show -o json` has all"),
+                    })
                 ));
             }
         }
@@ -111,7 +108,7 @@ pub(super) fn step(number: usize, operation: &Request, timeout_ms: u32, look: &L
 }
 
 /// The first twelve digits of the manifest's SHA-256: enough to compare by eye.
-pub(crate) fn short_digest(manifest: &[u8]) -> String {
+pub fn short_digest(manifest: &[u8]) -> String {
     let mut text = data_encoding::HEXLOWER.encode(&digest(manifest));
     text.truncate(12);
     text
@@ -130,7 +127,7 @@ pub(super) fn task_result(view: &RunView, task: &TaskView, look: &Look) -> Strin
 }
 
 /// What became of each step, targets with the same outcomes together.
-pub(crate) fn results(view: &RunView, look: &Look) -> String {
+pub fn results(view: &RunView, look: &Look) -> String {
     let signed = view.events.iter().any(|event| matches!(event.event, Some(Event::Signed(_))));
     let refused = view.entries.values().any(|entry| entry.refused.is_some());
     let shown = signed || (refused && view.closed.is_some());
@@ -172,14 +169,15 @@ mod tests {
     use insta::assert_snapshot;
 
     use super::*;
-    use crate::{
-        runs::consent::Plan,
-        view::fixtures::{restart_operation, restart_runbook},
-    };
+    use vigie_proto::order::Batch;
+
+    use crate::fixtures::{restart_operation, restart_runbook};
 
     fn show(view: &RunView) -> String {
-        let plan = Plan::examine(view, None, "ana").unwrap();
-        text(view, view.plan.as_ref().unwrap(), &plan.manifest, &plan.leaves, &Look::plain())
+        let planned = view.plan.clone().unwrap();
+        let (_, manifest, leaves) =
+            Batch::from_parts(planned.manifest.clone(), planned.leaves.clone()).unwrap();
+        text(view, &planned, &manifest, &leaves, &Look::plain())
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::{
     plan, request,
     run::{RunView, StepView, TaskView},
 };
-use crate::output::look::{Look, duration_ms};
+use crate::look::{Look, duration_ms};
 
 /// A step of a plan, as what is signed and what the runbook says make it.
 #[derive(Debug, Clone, PartialEq)]

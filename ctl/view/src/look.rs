@@ -7,7 +7,7 @@ use chrono::{DateTime, FixedOffset, Local, TimeZone as _};
 
 /// Everything about the reader that a view depends on.
 #[derive(Debug, Clone)]
-pub(crate) struct Look {
+pub struct Look {
     pub colour: bool,
     /// Columns to fill; what is data is never cut to fit.
     pub width: usize,
@@ -27,37 +27,37 @@ impl Look {
         }
     }
 
-    pub(crate) fn bold(&self, text: &str) -> String {
+    pub fn bold(&self, text: &str) -> String {
         self.paint("1", text)
     }
 
-    pub(crate) fn dim(&self, text: &str) -> String {
+    pub fn dim(&self, text: &str) -> String {
         self.paint("2", text)
     }
 
-    pub(crate) fn red(&self, text: &str) -> String {
+    pub fn red(&self, text: &str) -> String {
         self.paint("31", text)
     }
 
-    pub(crate) fn green(&self, text: &str) -> String {
+    pub fn green(&self, text: &str) -> String {
         self.paint("32", text)
     }
 
-    pub(crate) fn yellow(&self, text: &str) -> String {
+    pub fn yellow(&self, text: &str) -> String {
         self.paint("33", text)
     }
 
-    pub(crate) fn cyan(&self, text: &str) -> String {
+    pub fn cyan(&self, text: &str) -> String {
         self.paint("36", text)
     }
 
     /// `2026-11-23 14:02:11 +01:00`, or what stands for a time that never was.
-    pub(crate) fn time(&self, at_ms: i64) -> String {
+    pub fn time(&self, at_ms: i64) -> String {
         self.format(at_ms, "%Y-%m-%d %H:%M:%S %:z")
     }
 
     /// `14:02:11`.
-    pub(crate) fn clock(&self, at_ms: i64) -> String {
+    pub fn clock(&self, at_ms: i64) -> String {
         self.format(at_ms, "%H:%M:%S")
     }
 
@@ -72,7 +72,7 @@ impl Look {
     }
 
     /// How long ago: `3 h`; `never` for 0.
-    pub(crate) fn ago(&self, at_ms: i64) -> String {
+    pub fn ago(&self, at_ms: i64) -> String {
         match at_ms {
             0 => "never".to_owned(),
             _ => duration_ms((self.now_ms - at_ms).max(0)),
@@ -81,7 +81,7 @@ impl Look {
 }
 
 /// `840 ms`, `3.2 s`, `4 min 5 s`, `3 h 12 min`, `9 d 4 h`.
-pub(crate) fn duration_ms(ms: i64) -> String {
+pub fn duration_ms(ms: i64) -> String {
     let seconds = ms / 1000;
     let two = |big: i64, unit: &str, small: i64, sub: &str| match small {
         0 => format!("{big} {unit}"),
@@ -98,7 +98,7 @@ pub(crate) fn duration_ms(ms: i64) -> String {
 }
 
 /// `512 B`, `1.5 GiB`.
-pub(crate) fn bytes(count: u64) -> String {
+pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if count < 1024 {
         return format!("{count} B");
@@ -115,12 +115,12 @@ pub(crate) fn bytes(count: u64) -> String {
 }
 
 /// `1 host`, `2 hosts`.
-pub(crate) fn count(number: usize, noun: &str) -> String {
+pub fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 /// How many columns a text takes: escapes that colour take none.
-pub(crate) fn columns(text: &str) -> usize {
+pub fn columns(text: &str) -> usize {
     let mut columns = 0;
     let mut characters = text.chars();
     while let Some(c) = characters.next() {
@@ -134,14 +134,14 @@ pub(crate) fn columns(text: &str) -> usize {
 }
 
 /// Fills a text with spaces to a width.
-pub(crate) fn pad(text: &str, width: usize) -> String {
+pub fn pad(text: &str, width: usize) -> String {
     format!("{text}{}", " ".repeat(width.saturating_sub(columns(text))))
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fixtures"))]
 impl Look {
     /// Without colour, in UTC+1, at a fixed time.
-    pub(crate) fn plain() -> Self {
+    pub fn plain() -> Self {
         Self {
             colour: false,
             width: 100,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Folds names into as few patterns as there are, each name once.
-pub(crate) fn fold<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+pub fn fold<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let names: BTreeSet<&str> = names.into_iter().collect();
     let numbered: Vec<_> = names.iter().map(|name| (*name, Numbered::of(name))).collect();
     // A number without leading zeros belongs to the padded ones of its width, if there are any: 08, 09, 10.
@@ -31,7 +31,7 @@ pub(crate) fn fold<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 }
 
 /// The same with how many there are, where that is not one.
-pub(crate) fn counted<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+pub fn counted<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let names: BTreeSet<&str> = names.into_iter().collect();
     match names.len() {
         1 => fold(names),

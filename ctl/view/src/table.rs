@@ -4,22 +4,22 @@ use super::look::{Look, columns, pad};
 
 /// Rows under a heading; columns are as wide as they must be, and nothing is cut.
 #[derive(Debug)]
-pub(crate) struct Table {
+pub struct Table {
     headings: Vec<String>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub(crate) fn new<S: Into<String>>(headings: impl IntoIterator<Item = S>) -> Self {
+    pub fn new<S: Into<String>>(headings: impl IntoIterator<Item = S>) -> Self {
         Self { headings: headings.into_iter().map(Into::into).collect(), rows: Vec::new() }
     }
 
-    pub(crate) fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
+    pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
         self.rows.push(cells.into_iter().map(Into::into).collect());
     }
 
     /// One line each, the heading first; no lines when there are no rows.
-    pub(crate) fn lines(&self, look: &Look) -> Vec<String> {
+    pub fn lines(&self, look: &Look) -> Vec<String> {
         if self.rows.is_empty() {
             return Vec::new();
         }
@@ -37,7 +37,7 @@ impl Table {
     }
 
     /// The lines as one text.
-    pub(crate) fn text(&self, look: &Look) -> String {
+    pub fn text(&self, look: &Look) -> String {
         self.lines(look).into_iter().map(|line| line + "\n").collect()
     }
 }

@@ -3,15 +3,17 @@
 use prost_reflect::{FieldDescriptor, Value};
 use vigie_proto::{descriptors, text::escape, v1};
 
-use crate::{
-    cli::operation::typed,
-    output::json::{enum_name, reflect},
-};
+use crate::json::{enum_name, reflect};
+
+/// The operation's name, or a field's, as people type it.
+pub fn typed(name: &str) -> String {
+    name.replace('_', "-")
+}
 
 /// `compose-restart --services backend --stack sylion`; `None` for an operation that this ctl does not know.
 ///
 /// Every field that is set is in the line: it is what a person agrees to.
-pub(crate) fn line(request: &v1::Request) -> Option<String> {
+pub fn line(request: &v1::Request) -> Option<String> {
     let union = reflect(request, "Request")?;
     let (operation, message) =
         union.fields().find_map(|(field, value)| Some((field, value.as_message()?.clone())))?;
@@ -48,7 +50,7 @@ fn words(field: &FieldDescriptor, value: &Value, between: &str) -> String {
 }
 
 /// A word that a shell would take as it stands, or the same in quotes, control characters escaped.
-pub(crate) fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         return text.to_owned();

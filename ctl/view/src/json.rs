@@ -10,18 +10,18 @@ use serde_json::{Map, Number, Value as Json};
 use vigie_proto::descriptors;
 
 /// A generated message under its descriptor; `None` for a name that the contract does not have.
-pub(crate) fn reflect(message: &impl Message, name: &str) -> Option<DynamicMessage> {
+pub fn reflect(message: &impl Message, name: &str) -> Option<DynamicMessage> {
     let descriptor = descriptors::pool().get_message_by_name(&format!("vigie.v1.{name}"))?;
     DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice()).ok()
 }
 
 /// A generated message as JSON; `null` for a name that the contract does not have.
-pub(crate) fn json(message: &impl Message, name: &str) -> Json {
+pub fn json(message: &impl Message, name: &str) -> Json {
     reflect(message, name).map_or(Json::Null, |message| object(&message))
 }
 
 /// A message as a JSON object. Fields with presence (messages, members of a oneof) stand only when they are set.
-pub(crate) fn object(message: &DynamicMessage) -> Json {
+pub fn object(message: &DynamicMessage) -> Json {
     let mut map = Map::new();
     for field in message.descriptor().fields() {
         if field.supports_presence() && !message.has_field(&field) {
@@ -61,7 +61,7 @@ fn single(kind: &Kind, value: &Value) -> Json {
 }
 
 /// `OUTCOME_STATUS_IN_DOUBT` as `in_doubt`; the number itself where it has no name here.
-pub(crate) fn enum_name(kind: &EnumDescriptor, number: i32) -> String {
+pub fn enum_name(kind: &EnumDescriptor, number: i32) -> String {
     let Some(value) = kind.get_value(number) else { return number.to_string() };
     let mut prefix = String::new();
     for c in kind.name().chars() {

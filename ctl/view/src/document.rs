@@ -14,7 +14,7 @@ use super::{
 const LINES: [&str; 3] = ["lines", "journal", "output"];
 
 /// An operation's result as lines.
-pub(crate) fn result(result: &v1::Result, look: &Look) -> Vec<String> {
+pub fn result(result: &v1::Result, look: &Look) -> Vec<String> {
     let Some(union) = reflect(result, "Result") else { return Vec::new() };
     let message = union.fields().find_map(|(_, value)| value.as_message().cloned());
     match message {
@@ -24,7 +24,7 @@ pub(crate) fn result(result: &v1::Result, look: &Look) -> Vec<String> {
 }
 
 /// A message as lines.
-pub(crate) fn lines(message: &DynamicMessage, look: &Look) -> Vec<String> {
+pub fn lines(message: &DynamicMessage, look: &Look) -> Vec<String> {
     let mut pairs = Vec::new();
     let mut blocks = Vec::new();
     for field in message.descriptor().fields() {
@@ -166,7 +166,7 @@ fn label(field: &FieldDescriptor) -> String {
 }
 
 /// Text from a host as lines, made safe.
-pub(crate) fn text_lines(text: &str) -> Vec<String> {
+pub fn text_lines(text: &str) -> Vec<String> {
     escape(text.trim_end_matches(['\n', '\r']), true).lines().map(str::to_owned).collect()
 }
 

@@ -10,6 +10,7 @@
 pub mod audit;
 pub mod authority;
 pub mod caller;
+pub mod clock;
 pub mod config;
 pub mod enrolment;
 pub mod error;
@@ -23,7 +24,6 @@ pub mod runbooks;
 pub mod runs;
 pub mod store;
 
-mod clock;
 mod parts;
 mod rpc;
 mod serve;

@@ -12,7 +12,7 @@ use vigie_proto::{
 };
 
 use super::{Fleet, QUEUE, Session};
-use crate::{clock::now_ms, error::LinkError, permit::Permit};
+use crate::{error::LinkError, permit::Permit};
 
 /// Tells one session of a host from the next. Never used again while the process lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,7 +81,8 @@ impl Fleet {
         }
         let (sender, outbound) = mpsc::channel(QUEUE);
         let (id, (end, ending)) = (SessionId::next(), watch::channel(None));
-        let welcome = Welcome { controller: controller.to_owned(), now_ms: now_ms() };
+        let now_ms = self.now_ms();
+        let welcome = Welcome { controller: controller.to_owned(), now_ms };
         // A new channel has room for one.
         sender
             .try_send(ToAgent { message: Some(to_agent::Message::Welcome(welcome)) })
@@ -96,8 +97,8 @@ impl Fleet {
             if let Some(older) = known.session.replace(session) {
                 older.end.send_replace(Some(End::Superseded));
             }
-            known.row.connected_since_ms = now_ms();
-            known.row.last_seen_ms = known.row.connected_since_ms;
+            known.row.connected_since_ms = now_ms;
+            known.row.last_seen_ms = now_ms;
             if hello.state.is_some() {
                 known.row.state = hello.state;
             }
@@ -121,13 +122,14 @@ impl Fleet {
     }
 
     fn detach(&self, host: HostId, session: SessionId) {
+        let now_ms = self.now_ms();
         {
             let mut hosts = self.hosts();
             let Some(known) = hosts.get_mut(&host).filter(|known| known.is_in(session)) else {
                 return;
             };
             known.session = None;
-            known.row.connected_since_ms = now_ms();
+            known.row.connected_since_ms = now_ms;
             known.dirty = true;
         }
         self.ring();

@@ -4,11 +4,16 @@
 //! present session is not sent again there; in its next session whatever is still wanted is. All else is the state
 //! machine's: a driver that is stopped anywhere is continued by the next one.
 
-use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    error::Error,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
-    task::{JoinError, spawn_blocking},
+    task::JoinError,
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -27,12 +32,12 @@ use vigie_runbook::{
 };
 
 use super::{
-    outside,
+    Evaluation, outside,
     routes::{Route, Routes, name, preview_name},
     stacks::Stacks,
 };
 use crate::{
-    clock::now_ms,
+    clock::Clock,
     error::RunsError,
     fleet::{Fleet, SendError, SessionId},
     store::{Mandate, RemedyTried, Store, StoreError},
@@ -160,6 +165,7 @@ pub(super) struct Around {
     pub(super) fleet: Fleet,
     pub(super) routes: Routes,
     pub(super) stacks: Stacks,
+    pub(super) evaluation: Evaluation,
     pub(super) stop: CancellationToken,
 }
 
@@ -172,6 +178,8 @@ pub(super) struct Driver {
     fleet: Fleet,
     routes: Routes,
     stacks: Stacks,
+    clock: Arc<dyn Clock>,
+    evaluation: Evaluation,
     stop: CancellationToken,
     /// The probes on their way, each in the session that it was sent in.
     asked: HashMap<ProbeKey, Asked>,
@@ -187,15 +195,17 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(mandate: Mandate, state: State, live: Live, around: Around) -> Self {
-        let Around { store, fleet, routes, stacks, stop } = around;
+        let Around { store, fleet, routes, stacks, evaluation, stop } = around;
         Self {
             mandate,
             state: Arc::new(state),
             live,
             store,
+            clock: Arc::clone(fleet.clock()),
             fleet,
             routes,
             stacks,
+            evaluation,
             stop,
             asked: HashMap::new(),
             handed: HashMap::new(),
@@ -262,11 +272,13 @@ impl Driver {
     ) -> Option<Turn> {
         let waits_for_stack = self.state.targets().iter().any(|target| !target.held_by.is_empty());
         tokio::select! {
+            // Whatever comes leads to the same decision as a tick, so that no order starves the later ones.
+            biased;
             () = self.stop.cancelled() => None,
             turn = inputs.recv() => turn,
             () = self.concerns(changes) => Some(Turn::tick()),
             Ok(()) = freed.changed(), if waits_for_stack => Some(Turn::tick()),
-            () = sleep_until(instant(self.wake_at_ms)) => Some(Turn::tick()),
+            () = sleep_until(self.wakes_at()) => Some(Turn::tick()),
         }
     }
 
@@ -293,7 +305,7 @@ impl Driver {
                 tracing::error!(error = &error as &dyn Error, "the rules could not be evaluated");
                 refuse(owed, error);
                 // The run stays as it is. What was reported in vain is reported again, or given up in time.
-                self.wake_at_ms = Some(now_ms() + AFTER_PANIC_MS);
+                self.wake_at_ms = Some(self.clock.now_ms() + AFTER_PANIC_MS);
                 return Ok(());
             }
         };
@@ -312,6 +324,7 @@ impl Driver {
                 }
                 tracing::error!(error = &error as &dyn Error, "events could not be kept; trying again");
                 tokio::select! {
+                    biased;
                     () = self.stop.cancelled() => return Err(Halt::Stopping),
                     () = sleep(AGAIN) => {}
                 }
@@ -337,24 +350,24 @@ impl Driver {
     /// Lets the state machine decide. Rules are work for the processor, so not on this thread.
     async fn decide(&self, inputs: Vec<Input>) -> Result<Decision, JoinError> {
         let (state, connected) = (Arc::clone(&self.state), self.fleet.connected());
-        let (run, stacks) = (self.mandate.run(), self.stacks.clone());
-        spawn_blocking(move || {
+        let (run, stacks, clock) = (self.mandate.run(), self.stacks.clone(), Arc::clone(&self.clock));
+        let work = move || {
             let says = says(&state);
             let mut around = Surroundings {
-                now_ms: now_ms(),
+                now_ms: clock.now_ms(),
                 ids: &mut FreshIds,
                 connected: &|host| connected.contains(&host),
                 held: &|host, stack| stacks.hold(run, &says, host, stack),
                 tries: &|host, stack, remedy| stacks.tries(host, stack, remedy),
             };
             decide(&state, inputs, &mut around)
-        })
-        .await
+        };
+        self.evaluation.of(work).await
     }
 
     /// Gives everyone what they are owed, now that it is true.
     fn settle(&self, owed: Vec<Owed>, rejections: Vec<Option<Rejected>>) {
-        let mut forgettable: HashMap<HostId, Vec<String>> = HashMap::new();
+        let mut forgettable: BTreeMap<HostId, Vec<String>> = BTreeMap::new();
         for (owed, rejection) in owed.into_iter().zip(rejections) {
             match (owed, rejection) {
                 (Owed::Nothing, _) => {}
@@ -374,7 +387,7 @@ impl Driver {
     fn ask(&mut self) {
         let effects = {
             let connected = self.fleet.connected();
-            wanted(&self.state, now_ms(), &|host| connected.contains(&host))
+            wanted(&self.state, self.clock.now_ms(), &|host| connected.contains(&host))
         };
         self.wake_at_ms = None;
         let mut probes = HashMap::new();
@@ -431,7 +444,7 @@ impl Driver {
         let task = TaskId::new();
         let run = self.mandate.run();
         // The route comes first: the answer may be faster than this thread.
-        let probe = Some((key.clone(), now_ms()));
+        let probe = Some((key.clone(), self.clock.now_ms()));
         let prepares = key.purpose == ProbePurpose::Preparation;
         let operation = if prepares { preview_name(&request) } else { name(&request) };
         self.routes.add(task, Route { run, host, operation, probe });
@@ -468,7 +481,7 @@ impl Driver {
     ) -> Option<Asked> {
         let target = self.state.targets().get(key.target)?;
         let stack = self.fleet.stack(host, &target.target.stack);
-        let asked_at_ms = now_ms();
+        let asked_at_ms = self.clock.now_ms();
         let answer = match outside::public(request, stack.as_ref()) {
             Err(failure) => Err(failure),
             Ok(request) if from == Vantage::Controller => Ok(request),
@@ -515,10 +528,18 @@ impl Driver {
             // Its coming back wakes this driver.
             Err(SendError::NotConnected) => None,
             Err(SendError::Full) => {
-                self.wake_by(now_ms() + i64::try_from(AGAIN.as_millis()).unwrap_or(500));
+                self.wake_by(self.clock.now_ms() + i64::try_from(AGAIN.as_millis()).unwrap_or(500));
                 None
             }
         }
+    }
+
+    /// When to come back, on the monotonic clock; a day from now stands for never.
+    fn wakes_at(&self) -> Instant {
+        const DAY_MS: u64 = 24 * 3600 * 1000;
+        let now_ms = self.clock.now_ms();
+        let left = |at_ms: i64| u64::try_from(at_ms.saturating_sub(now_ms)).unwrap_or(0);
+        Instant::now() + Duration::from_millis(self.wake_at_ms.map_or(DAY_MS, left).min(DAY_MS))
     }
 
     fn wake_by(&mut self, at_ms: i64) {
@@ -574,11 +595,4 @@ fn refuse(owed: Vec<Owed>, error: impl Into<RunsError>) {
     if let Some(reply) = reply {
         answer(reply, Err(error.into()));
     }
-}
-
-/// The moment on the monotonic clock; a day from now stands for never.
-fn instant(at_ms: Option<i64>) -> Instant {
-    const DAY_MS: u64 = 24 * 3600 * 1000;
-    let in_ms = at_ms.map_or(DAY_MS, |at_ms| u64::try_from(at_ms.saturating_sub(now_ms())).unwrap_or(0));
-    Instant::now() + Duration::from_millis(in_ms.min(DAY_MS))
 }

@@ -6,6 +6,7 @@
 
 mod doubt;
 mod driver;
+mod evaluation;
 pub(crate) mod outside;
 mod report;
 mod routes;
@@ -35,13 +36,14 @@ use vigie_runbook::{
     run::{self, Input, State},
 };
 
+pub use evaluation::Evaluation;
 pub use report::Report;
 pub(crate) use report::Taken;
 pub use watch::Watching;
 
 use crate::{
     audit::{Audit, Entry, Intent},
-    clock::now_ms,
+    clock::Clock,
     error::{HostsError, RunsError},
     fleet::Fleet,
     permit::Permit,
@@ -74,6 +76,8 @@ struct Inner {
     audit: Audit,
     fleet: Fleet,
     runbooks: Runbooks,
+    clock: Arc<dyn Clock>,
+    evaluation: Evaluation,
     /// This replica's name, as events tell who owned a run.
     controller: String,
     /// The open runs. Held for moments only, never across an await.
@@ -96,12 +100,21 @@ enum Begun {
 }
 
 impl Runs {
-    pub fn new(store: Arc<dyn Store>, fleet: Fleet, runbooks: Runbooks, controller: String) -> Self {
+    /// No run yet. They go by the fleet's clock.
+    pub fn new(
+        store: Arc<dyn Store>,
+        fleet: Fleet,
+        runbooks: Runbooks,
+        controller: String,
+        evaluation: Evaluation,
+    ) -> Self {
         Self(Arc::new(Inner {
             audit: Audit::new(Arc::clone(&store)),
             store,
+            clock: Arc::clone(fleet.clock()),
             fleet,
             runbooks,
+            evaluation,
             controller,
             live: Mutex::default(),
             routes: Routes::default(),
@@ -166,7 +179,7 @@ impl Runs {
 
     /// Writes a run's beginning down, unless its id is taken, and drives it.
     async fn begin(&self, run: RunId, opened: Opened, intent: &Intent) -> Result<Begun, RunsError> {
-        let events = number([Event::Opened(opened), self.owned(1)], 0);
+        let events = self.number([Event::Opened(opened), self.owned(1)], 0);
         let state = State::fold(run, &events)?;
         vigie_failpoint::reached("controller.before.opened");
         let opened = self.0.store.open_run(intent, run, &events, &state.summary()).await?;
@@ -276,7 +289,8 @@ impl Runs {
     /// # Errors
     /// When the store fails. A run whose log is damaged is left alone, and said so.
     pub async fn resume(&self) -> Result<usize, RunsError> {
-        self.0.stacks.tried(&self.0.store.remedies(now_ms() - run::HOUR_MS).await?);
+        let an_hour_ago_ms = self.0.clock.now_ms() - run::HOUR_MS;
+        self.0.stacks.tried(&self.0.store.remedies(an_hour_ago_ms).await?);
         let mut resumed = Vec::new();
         for mandate in self.0.store.open_runs().await? {
             let run = mandate.run();
@@ -305,7 +319,7 @@ impl Runs {
     async fn take_up(&self, mandate: Mandate) -> Result<(Mandate, State), RunsError> {
         let run = mandate.run();
         let mut state = self.state(run).await?;
-        let owned = number([self.owned(state.epoch() + 1)], state.last_seq());
+        let owned = self.number([self.owned(state.epoch() + 1)], state.last_seq());
         for event in &owned {
             state.apply(event)?;
         }
@@ -319,12 +333,13 @@ impl Runs {
         let (live, inputs) = Live::new();
         // Here and not in the driver: after a restart, reports may come before it has begun.
         self.0.routes.add_orders(run, &state);
-        let Inner { store, fleet, routes, stacks, stop, .. } = &*self.0;
+        let Inner { store, fleet, routes, stacks, evaluation, stop, .. } = &*self.0;
         let around = Around {
             store: Arc::clone(store),
             fleet: fleet.clone(),
             routes: routes.clone(),
             stacks: stacks.clone(),
+            evaluation: *evaluation,
             stop: stop.clone(),
         };
         let driver = Driver::new(mandate, state, live.clone(), around);
@@ -466,10 +481,10 @@ impl Runs {
     pub(crate) async fn stopped(&self) {
         self.0.tasks.wait().await;
     }
-}
 
-/// Gives events their places after `last`, and the present time.
-fn number<const N: usize>(events: [Event; N], last: u64) -> Vec<RunEvent> {
-    let at_ms = now_ms();
-    (last + 1..).zip(events).map(|(seq, event)| RunEvent { seq, at_ms, event: Some(event) }).collect()
+    /// Gives events their places after `last`, and the present time.
+    fn number<const N: usize>(&self, events: [Event; N], last: u64) -> Vec<RunEvent> {
+        let at_ms = self.0.clock.now_ms();
+        (last + 1..).zip(events).map(|(seq, event)| RunEvent { seq, at_ms, event: Some(event) }).collect()
+    }
 }

@@ -12,6 +12,7 @@ const GATHER: Duration = Duration::from_secs(1);
 pub(crate) async fn remember(fleet: Fleet, stop: CancellationToken) {
     loop {
         let stopping = tokio::select! {
+            biased;
             () = stop.cancelled() => true,
             () = async { fleet.news().await; sleep(GATHER).await } => false,
         };

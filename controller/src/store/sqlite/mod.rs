@@ -25,7 +25,7 @@ use vigie_proto::{
 
 use super::{
     CertificateRow, Enrolment, HostRow, Issue, Mandate, OpenedRun, PendingNotice, RedeemError, Redemption,
-    RemedyTried, Sighting, Store, StoreError, Token,
+    RemedyTried, Sighting, Store, StoreError, Token, refusal,
 };
 use crate::audit::{Intent, Kind, Line, Record};
 
@@ -164,7 +164,7 @@ impl Store for Sqlite {
             }
             Err(error) => {
                 transaction.rollback().await?;
-                if let Some(line) = tokens::refusal(redemption, &error) {
+                if let Some(line) = refusal(redemption, &error) {
                     self.write_audit(line).await?;
                 }
                 Err(error)

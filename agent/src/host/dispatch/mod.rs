@@ -157,6 +157,9 @@ impl Dispatch {
         let mut stopping: Option<Instant> = None;
         while stopping.is_none() || !self.ordered.is_empty() {
             tokio::select! {
+                // What is under way before what is new: the tasks that tell anything are counted, so that the inbox has
+                // its turn whatever they tell.
+                biased;
                 () = stop.cancelled(), if stopping.is_none() => {
                     stopping = Some(Instant::now() + patience);
                     self.probing.shutdown().await;
@@ -168,16 +171,16 @@ impl Dispatch {
                     tracing::warn!(orders = self.ordered.len(), "orders are cut off and will be in doubt");
                     break;
                 }
-                message = inbox.recv() => match message {
-                    Some(message) => self.take(message, stopping.is_some()).await,
-                    None => break,
-                },
                 Some(event) = self.events.recv() => self.tell(event).await,
                 Ok(()) = self.state.changed() => self.tell_state().await,
                 Ok(()) = self.watching.shown.changed() => self.tell_symptoms().await,
                 Some(ended) = self.probing.join_next() => report(ended),
                 Some(ended) = self.ordered.join_next() => report(ended),
                 Some(ended) = self.noting.join_next() => report(ended),
+                message = inbox.recv() => match message {
+                    Some(message) => self.take(message, stopping.is_some()).await,
+                    None => break,
+                },
             }
         }
         self.ordered.shutdown().await;

@@ -131,10 +131,29 @@ impl Turn {
         Self { input, owed: Owed::Answer(reply) }
     }
 
+    /// An order's end that no driver took, with its host.
+    pub(super) fn untaken(self, run: RunId) -> Option<Late> {
+        match (self.owed, self.input) {
+            (Owed::Acknowledgement { host, order }, Input::Ended { outcome, .. }) => {
+                Some(Late { host, order, run: run.to_string(), outcome })
+            }
+            _ => None,
+        }
+    }
+
     /// An operator's word is decided and committed alone, so that it can be refused alone.
     fn is_word(&self) -> bool {
         matches!(self.owed, Owed::Answer(_))
     }
+}
+
+/// An order's end that came when its run was closed already.
+pub(super) struct Late {
+    pub(super) host: HostId,
+    pub(super) order: TaskId,
+    /// As far as its agent knows.
+    pub(super) run: String,
+    pub(super) outcome: Outcome,
 }
 
 /// A probe on its way.
@@ -215,8 +234,9 @@ impl Driver {
         }
     }
 
-    /// Drives the run until it is closed, or until the controller stops. False when the run stays open and undriven.
-    pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Turn>) -> bool {
+    /// Drives the run until it is closed, or until the controller stops. What came too late to be in its log; `None` when
+    /// the run stays open and undriven.
+    pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Turn>) -> Option<Vec<Late>> {
         let mut changes = self.fleet.changes();
         let mut freed = self.stacks.freed();
         let mut batch = vec![Turn::tick()];
@@ -224,22 +244,21 @@ impl Driver {
         loop {
             match self.step(batch).await {
                 Ok(()) => {}
-                Err(Halt::Stopping) => return true,
+                Err(Halt::Stopping) => return Some(Vec::new()),
                 Err(Halt::Overtaken(error)) => {
                     tracing::error!(error = &error as &dyn Error, "another controller has taken this run");
-                    return false;
+                    return None;
                 }
             }
             if let Some((verdict, reason, _)) = self.state.closed() {
                 tracing::info!(verdict = verdict.as_str_name(), reason, "run closed");
-                self.wind_up(held, inputs);
-                return true;
+                return Some(self.wind_up(held, inputs));
             }
             let first = match held.take() {
                 Some(turn) => turn,
                 None => match self.next(&mut inputs, &mut changes, &mut freed).await {
                     Some(turn) => turn,
-                    None => return true,
+                    None => return Some(Vec::new()),
                 },
             };
             batch = vec![first];
@@ -253,14 +272,24 @@ impl Driver {
         }
     }
 
-    /// Gives what is owed to those who came while the run was closing. Its log says how it ended; an order's outcome
-    /// that is only now known again may be forgotten.
-    fn wind_up(&self, held: Option<Turn>, mut inputs: mpsc::Receiver<Turn>) {
+    /// Gives what is owed to those who came while the run was closing. Its log says how it ended: an order's end that is
+    /// in it may be forgotten, and any other is handed back.
+    fn wind_up(&self, held: Option<Turn>, mut inputs: mpsc::Receiver<Turn>) -> Vec<Late> {
         inputs.close();
-        let late = held.into_iter().chain(std::iter::from_fn(|| inputs.try_recv().ok()));
-        let owed: Vec<_> = late.map(|turn| turn.owed).collect();
+        let (mut owed, mut late) = (Vec::new(), Vec::new());
+        for turn in held.into_iter().chain(std::iter::from_fn(|| inputs.try_recv().ok())) {
+            let logged = match &turn.input {
+                Input::Ended { order, outcome } => self
+                    .state
+                    .tasks()
+                    .any(|task| task.order == *order && task.outcome.as_ref() == Some(outcome)),
+                _ => true,
+            };
+            if logged { owed.push(turn.owed) } else { late.extend(turn.untaken(self.mandate.run())) }
+        }
         let rejections = owed.iter().map(|_| Some(Rejected::Closed)).collect();
         self.settle(owed, rejections);
+        late
     }
 
     /// Whatever comes first; `None` when the controller stops.

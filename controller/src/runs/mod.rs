@@ -348,7 +348,8 @@ impl Runs {
         let span = tracing::info_span!("run", %run);
         self.0.tasks.spawn(
             async move {
-                if !driver.run(inputs).await {
+                let late = driver.run(inputs).await;
+                if late.is_none() {
                     runs.0.abandoned.store(true, Ordering::Relaxed);
                 }
                 // Dropped with its channels: from here on, watchers know that the store holds everything.
@@ -357,6 +358,9 @@ impl Runs {
                 runs.0.stacks.keep(run, &[]);
                 // Nobody may be listening.
                 let _ = runs.0.ended.send(run);
+                for late in late.into_iter().flatten() {
+                    runs.late(late).await;
+                }
             }
             .instrument(span),
         );

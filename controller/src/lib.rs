@@ -24,6 +24,9 @@ pub mod runbooks;
 pub mod runs;
 pub mod store;
 
+#[cfg(feature = "sim")]
+pub mod sim;
+
 mod parts;
 mod rpc;
 mod serve;

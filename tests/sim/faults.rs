@@ -78,7 +78,7 @@ async fn absence(world: &Arc<World>) {
     if lost.is_empty() {
         return;
     }
-    let ((lost_at_ms, id), around_ms, killed, store_is) = {
+    let ((lost_at_ms, id), around_ms, restarted, store_is) = {
         let mut chance = world.chance();
         let place = chance.below(lost.len() as u64);
         let around_ms = i64::try_from(chance.below(16_000)).unwrap() - 8_000;
@@ -89,18 +89,16 @@ async fn absence(world: &Arc<World>) {
     let place = &world.hosts[host];
     world.note(format_args!("{}: is away for long", place.name));
     world.ledger().count("long absences");
-    // Whatever was to come back by itself has.
-    sleep(Duration::from_secs(31)).await;
-    if killed {
-        agent::kill(world, host);
-    }
+    place.away.store(true, Ordering::SeqCst);
     place.open.send_replace((false, false));
     let left_ms = u64::try_from(lost_at_ms + around_ms - world.now_ms()).unwrap_or_default();
     sleep(Duration::from_millis(left_ms)).await;
     world.note(format_args!("{}: comes back; the controller's disk: {store_is:?}", place.name));
     *lock(&world.store_is) = store_is;
+    place.away.store(false, Ordering::SeqCst);
     place.open.send_replace((true, true));
-    if killed {
+    if restarted {
+        // Which does not wait before it dials.
         agent::start(world, host);
     }
     world.pause(0..60_000).await;
@@ -169,8 +167,11 @@ async fn strike(world: &Arc<World>, kind: Fault, host: usize) {
             let world = Arc::clone(world);
             tokio::spawn(async move {
                 world.pause(0..longest).await;
-                world.note(format_args!("{}: the network is back", world.hosts[host].name));
-                world.hosts[host].open.send_replace((true, true));
+                let place = &world.hosts[host];
+                if !place.away.load(Ordering::SeqCst) {
+                    world.note(format_args!("{}: the network is back", place.name));
+                    place.open.send_replace((true, true));
+                }
             });
         }
         Fault::JumpClock => {

@@ -67,6 +67,8 @@ pub(crate) struct Host {
     pub(crate) offset_ms: AtomicI64,
     /// Which directions of its network are open: to the controller, and from it.
     pub(crate) open: watch::Sender<(bool, bool)>,
+    /// It is away for long: what would end another fault does not bring it back.
+    pub(crate) away: AtomicBool,
     pub(crate) slow_disk: AtomicBool,
     /// The power goes in the middle of the next sync.
     pub(crate) dies_in_sync: AtomicBool,
@@ -213,6 +215,7 @@ impl Host {
             agent: Mutex::default(),
             offset_ms: AtomicI64::new(0),
             open: watch::Sender::new((true, true)),
+            away: AtomicBool::new(false),
             slow_disk: AtomicBool::new(false),
             dies_in_sync: AtomicBool::new(false),
             sync_failed: AtomicBool::new(false),

@@ -11,6 +11,7 @@ pub(crate) mod outside;
 mod report;
 mod routes;
 mod stacks;
+mod turn;
 mod watch;
 
 use std::{
@@ -50,9 +51,10 @@ use crate::{
     runbooks::Runbooks,
     store::{Mandate, OpenedRun, Store},
 };
-use driver::{Around, Driver, Live, Turn};
+use driver::{Around, Driver, Live};
 use routes::Routes;
 use stacks::Stacks;
+use turn::Turn;
 
 /// Runs that a list shows when nobody says how many, and at most.
 const LISTED: u32 = 50;

@@ -14,8 +14,9 @@ use tokio::time::sleep;
 
 use super::{
     Runs,
-    driver::{Late, Live, Turn},
+    driver::Live,
     routes::Route,
+    turn::{Late, Turn},
 };
 use crate::{
     audit::{Intent, Kind},

@@ -449,6 +449,14 @@ impl Store for Memory {
         self.read(open).await
     }
 
+    async fn closed_run(&self, run: RunId) -> Result<Option<Mandate>, StoreError> {
+        let closed = |tables: &Tables| {
+            let found = tables.runs.get(&run).filter(|known| known.closed_at_ms > 0);
+            found.map(|_| Mandate::new(run))
+        };
+        self.read(closed).await
+    }
+
     async fn events(&self, run: RunId, after: u64, limit: u32) -> Result<Vec<RunEvent>, StoreError> {
         let page = |tables: &Tables| {
             let events = tables.events.get(&run).into_iter().flatten();

@@ -7,11 +7,16 @@ use std::sync::{
 
 use async_trait::async_trait;
 use tokio::time::Instant;
-use vigie_agent::host::{
-    child::OutputSink,
-    executor::{Executor, Ordered, Permitted},
-    redaction::{Patterns, RedactionError},
+use vigie_agent::{
+    host::{
+        child::OutputSink,
+        executor::{Executor, Ordered, Permitted},
+        journal::Started,
+        redaction::{Patterns, RedactionError},
+    },
+    operations::witness::Witness,
 };
+use vigie_proto::id::TaskId;
 use vigie_proto::v1::{
     CapturedText, ComposeRestartResult, ContainerInspectResult, ExecResult, Failure, HostChangesResult,
     HttpCheckResult, Outcome, OutcomeStatus, PostgresTerminatePreviewResult, PostgresTerminateResult,
@@ -53,7 +58,15 @@ impl Hands {
             let nothing = Failure::new("simulated", "it could not be done");
             return self.returns(&order, Outcome::ended(OutcomeStatus::Failed, nothing));
         }
-        tokio::time::sleep(before).await;
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep(before) => {}
+            () = ordered.stop.cancelled() => {
+                self.while_alive().await;
+                let stopped = Failure::new("simulated", "it was stopped before it did anything");
+                return self.returns(&order, Outcome::ended(OutcomeStatus::Cancelled, stopped));
+            }
+        }
         self.while_alive().await;
         self.world.does(self.host, &order);
         self.change(operation);
@@ -163,6 +176,21 @@ impl Executor for Hands {
             }
         }
     }
+
+    async fn look_back(&self, order: TaskId, _: &Started, _: i64) -> Witness {
+        self.world.pause(0..200).await;
+        self.while_alive().await;
+        let seen = self.world.was_done(&order.to_string());
+        let tells = self.world.chance().below(6);
+        match (seen, tells) {
+            (_, 0) => Witness::Unknown("what is seen fits both".to_owned()),
+            (_, 1) => Witness::Silent("nothing answers yet".to_owned()),
+            (true, _) => Witness::Done("it is seen".to_owned()),
+            (false, _) => Witness::NotDone("it is not seen".to_owned()),
+        }
+    }
+
+    fn forget(&self, _: TaskId) {}
 
     fn secrets(&self) -> Result<Arc<Patterns>, RedactionError> {
         Ok(Arc::default())

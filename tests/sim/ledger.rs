@@ -165,7 +165,8 @@ impl Model {
 
     /// Folds an event, and says what it breaks.
     fn follow(&mut self, event: &RunEvent) -> Result<(), String> {
-        if let Some((_, _, _)) = self.state.closed() {
+        // What was in doubt may be resolved behind it.
+        if self.state.closed().is_some() && !matches!(event.event, Some(Event::Resolved(_))) {
             return Err("an event follows the run's end".to_owned());
         }
         match &event.event {
@@ -185,6 +186,11 @@ impl Model {
             }
             Some(Event::Ended(ended)) => {
                 for task in &ended.tasks {
+                    self.ended.insert(task.order.clone(), task.outcome.clone().unwrap_or_default());
+                }
+            }
+            Some(Event::Resolved(resolved)) => {
+                for task in &resolved.tasks {
                     self.ended.insert(task.order.clone(), task.outcome.clone().unwrap_or_default());
                 }
             }
@@ -340,6 +346,11 @@ impl World {
         }
     }
 
+    /// Whether an order was done, for a witness to tell.
+    pub(crate) fn was_done(&self, order: &str) -> bool {
+        self.ledger().deeds.get(order).is_some_and(|deed| deed.effects > 0)
+    }
+
     /// A message leaves the controller.
     pub(crate) fn sent(&self, host: usize, message: &ToAgent) {
         let place = &self.hosts[host];
@@ -408,12 +419,13 @@ impl World {
     /// Whether the controller's disk has an order's end as an agent told it.
     fn is_kept(&self, order: &str) -> bool {
         let told = |events: &[RunEvent]| {
-            events.iter().any(|event| match &event.event {
-                Some(Event::Ended(ended)) => ended
-                    .tasks
-                    .iter()
-                    .any(|task| task.order == order && !task.outcome.as_ref().is_some_and(is_guess)),
-                _ => false,
+            events.iter().any(|event| {
+                let tasks = match &event.event {
+                    Some(Event::Ended(ended)) => &ended.tasks,
+                    Some(Event::Resolved(resolved)) => &resolved.tasks,
+                    _ => return false,
+                };
+                tasks.iter().any(|task| task.order == order && !task.outcome.as_ref().is_some_and(is_guess))
             })
         };
         let disk = &self.disk;
@@ -495,6 +507,15 @@ impl World {
             let (effects, returned) = deed.map_or((0, None), |deed| (deed.effects, deed.returned.as_ref()));
             counts.push(outcome.status().word());
             match outcome.status() {
+                // Nobody saw it end, and a look at the host told.
+                OutcomeStatus::Succeeded | OutcomeStatus::Failed if !outcome.found.is_empty() => {
+                    if outcome.is_success() != (effects > 0) {
+                        wrong.push(format!(
+                            "{name} is told as {} by a witness, and was not",
+                            outcome.status().word()
+                        ));
+                    }
+                }
                 OutcomeStatus::Succeeded | OutcomeStatus::Failed => {
                     let same = returned.is_some_and(|returned| {
                         (returned.status, &returned.result, &returned.failure)
@@ -529,14 +550,15 @@ impl World {
                 match believed.get(&finished.order) {
                     Some(Some(outcome)) if *outcome == told => {}
                     Some(Some(outcome)) if is_guess(outcome) && self.came_late(&finished.order) => {}
-                    // It was told of its end, which its journal could not have any more.
+                    // Its end was told, and the journal could not have it any more: a look at the host is all that a
+                    // later process had.
                     Some(Some(outcome))
-                        if told.status() == OutcomeStatus::InDoubt
+                        if looked_back(&told)
                             && (outcome.status() == OutcomeStatus::InDoubt
                                 || ledger.returned(&finished.order)) => {}
-                    // Its start could not be synced, so that it was refused; what the failed write left is in doubt later.
+                    // Its start could not be synced, so that it was refused; what the failed write left is looked at later.
                     Some(Some(outcome))
-                        if self.forgot(outcome) && told.status() == OutcomeStatus::InDoubt => {}
+                        if self.forgot(outcome) && looked_back(&told) && !told.is_success() => {}
                     other => {
                         let other = other
                             .and_then(Option::as_ref)
@@ -570,6 +592,11 @@ fn is_guess(outcome: &Outcome) -> bool {
     outcome.failure.as_ref().is_some_and(|failure| failure.code == LOST_SIGHT)
 }
 
+/// Whether it was told by a process that had not seen how the order ended.
+fn looked_back(told: &Outcome) -> bool {
+    !told.found.is_empty() || told.status() == OutcomeStatus::InDoubt
+}
+
 fn word(event: &Event) -> &'static str {
     match event {
         Event::Opened(_) => "opened",
@@ -590,5 +617,6 @@ fn word(event: &Event) -> &'static str {
         Event::Held(_) => "held",
         Event::Lapsed(_) => "lapsed",
         Event::CancelAsked(_) => "cancel asked",
+        Event::Resolved(_) => "resolved",
     }
 }

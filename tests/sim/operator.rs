@@ -58,7 +58,7 @@ impl Wish {
         };
         // Written out, since an empty selector means nothing.
         let selector = Selector { hosts: "vps[1-5]".to_owned(), ..Default::default() };
-        RunSpec { selector: Some(selector), kind: Some(kind), timeout_ms: 0 }
+        RunSpec { selector: Some(selector), kind: Some(kind), ..RunSpec::default() }
     }
 }
 

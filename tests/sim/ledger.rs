@@ -370,7 +370,7 @@ impl World {
                     .find(|model| model.state.tasks().any(|task| task.leaf.order == order));
                 match owner {
                     None => {
-                        self.violated(format_args!("{} is sent, and no plan has it", self.name("o", &order)))
+                        self.violated(format_args!("{} is sent, and no plan has it", self.name("o", &order)));
                     }
                     Some(model) => {
                         let task = model.state.tasks().find(|task| task.leaf.order == order);
@@ -508,14 +508,15 @@ impl World {
             counts.push(outcome.status().word());
             match outcome.status() {
                 // Nobody saw it end, and a look at the host told.
-                OutcomeStatus::Succeeded | OutcomeStatus::Failed if !outcome.found.is_empty() => {
-                    if outcome.is_success() != (effects > 0) {
-                        wrong.push(format!(
-                            "{name} is told as {} by a witness, and was not",
-                            outcome.status().word()
-                        ));
-                    }
+                OutcomeStatus::Succeeded | OutcomeStatus::Failed
+                    if !outcome.found.is_empty() && outcome.is_success() != (effects > 0) =>
+                {
+                    wrong.push(format!(
+                        "{name} is told as {} by a witness, and was not",
+                        outcome.status().word()
+                    ));
                 }
+                OutcomeStatus::Succeeded | OutcomeStatus::Failed if !outcome.found.is_empty() => {}
                 OutcomeStatus::Succeeded | OutcomeStatus::Failed => {
                     let same = returned.is_some_and(|returned| {
                         (returned.status, &returned.result, &returned.failure)

@@ -112,7 +112,8 @@ impl Log {
         // A sync that failed may have left the last record, or the head, in the system's cache alone, from where it was
         // read now: written again, it is on the disk before anything is put behind it.
         storage.write(log.segment, 0, present.get(..HEAD).unwrap_or_default())?;
-        storage.write(log.segment, last.start, present.get(last.clone()).unwrap_or_default())?;
+        let at = last.start;
+        storage.write(log.segment, at, present.get(last).unwrap_or_default())?;
         storage.sync(log.segment)?;
         Ok(log)
     }

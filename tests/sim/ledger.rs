@@ -555,8 +555,7 @@ impl World {
                     // later process had.
                     Some(Some(outcome))
                         if looked_back(&told)
-                            && (outcome.status() == OutcomeStatus::InDoubt
-                                || ledger.returned(&finished.order)) => {}
+                            && (looked_back(outcome) || ledger.returned(&finished.order)) => {}
                     // Its start could not be synced, so that it was refused; what the failed write left is looked at later.
                     Some(Some(outcome))
                         if self.forgot(outcome) && looked_back(&told) && !told.is_success() => {}

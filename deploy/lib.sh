@@ -37,9 +37,10 @@ need_rust() {
 # BIN to their folder.
 build_programs() {
     local profile=${VIGIE_PROFILE:-release}
-    cargo build --quiet --locked --workspace --bins --profile "$profile"
-    local folder=$profile
-    [[ $profile == dev ]] && folder=debug
+    local folder=$profile targets=(--bins)
+    # The tests ask for features of their own: built with them, nothing is compiled twice.
+    [[ $profile == dev ]] && folder=debug targets=(--bins --tests)
+    cargo build --quiet --locked --workspace "${targets[@]}" --profile "$profile"
     # Read by the scripts that source this file.
     # shellcheck disable=SC2034
     BIN=${CARGO_TARGET_DIR:-$ROOT/target}/$folder

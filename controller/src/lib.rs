@@ -11,6 +11,7 @@ pub mod audit;
 pub mod authority;
 pub mod backup;
 pub mod caller;
+pub mod clock;
 pub mod config;
 pub mod enrolment;
 pub mod error;
@@ -25,7 +26,9 @@ pub mod runbooks;
 pub mod runs;
 pub mod store;
 
-mod clock;
+#[cfg(feature = "sim")]
+pub mod sim;
+
 mod parts;
 mod rpc;
 mod serve;

@@ -20,6 +20,7 @@ use vigie_transport::{
 use crate::{
     audit::Audit,
     authority::{Authority, AuthorityError},
+    clock::SystemClock,
     config::{Config, ConfigError, alone},
     enrolment::Enrolments,
     error::RunsError,
@@ -34,7 +35,7 @@ use crate::{
         hosts::HostsRpc, incidents::IncidentsRpc, link::LinkRpc, runbooks::RunbooksRpc, runs::RunsRpc,
     },
     runbooks::Runbooks,
-    runs::Runs,
+    runs::{Evaluation, Runs},
     store::{Sqlite, Store, StoreError},
     tasks::{
         Doors, DoorsError, Outside, Watching, heartbeat, keep_watching, remember, renew, tend, watch_outside,
@@ -119,9 +120,15 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<Runnin
         0 => {}
         entries => tracing::warn!(entries, "audit entries were left open by a stop"),
     }
-    let fleet = Fleet::load(Arc::clone(&store)).await?;
+    let fleet = Fleet::load(Arc::clone(&store), Arc::new(SystemClock)).await?;
     let runbooks = Runbooks::open(config.runbooks());
-    let runs = Runs::new(Arc::clone(&store), fleet.clone(), runbooks.clone(), settings.id.clone());
+    let runs = Runs::new(
+        Arc::clone(&store),
+        fleet.clone(),
+        runbooks.clone(),
+        settings.id.clone(),
+        Evaluation::Aside,
+    );
 
     let doors = Doors::new(Arc::clone(&authority), &settings.id, &settings.address)?;
     let bind = |door, port, tls, admits| {

@@ -155,7 +155,10 @@ fn a_host_that_was_put_back_to_a_snapshot_runs_no_orders() {
     agent.start();
     fleet.wait_connected("vps1", true);
     let refused = exec(4);
-    assert!(refused.stdout.contains("put back") && refused.stdout.contains("enroll --replace"), "{refused:?}");
+    assert!(
+        refused.stdout.contains("put back") && refused.stdout.contains("enroll --replace"),
+        "{refused:?}"
+    );
     let _ = fleet.vigiectl(&["probe", "host_facts", "-H", "vps1"]).exits(0);
 }
 

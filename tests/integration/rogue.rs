@@ -50,7 +50,8 @@ impl link_server::Link for Rogue {
                 }
             }
         });
-        let welcome = to_agent::Message::Welcome(Welcome { controller: "rogue".to_owned(), ..Welcome::default() });
+        let welcome =
+            to_agent::Message::Welcome(Welcome { controller: "rogue".to_owned(), ..Welcome::default() });
         let says = tokio_stream::once(welcome).chain(ReceiverStream::new(says));
         Ok(Response::new(Box::pin(says.map(|message| Ok(ToAgent { message: Some(message) })))))
     }

@@ -72,7 +72,8 @@ impl Session {
     }
 
     pub(super) async fn welcome(&self) {
-        self.say(to_agent::Message::Welcome(Welcome { controller: "one".to_owned(), ..Welcome::default() })).await;
+        self.say(to_agent::Message::Welcome(Welcome { controller: "one".to_owned(), ..Welcome::default() }))
+            .await;
     }
 
     pub(super) async fn say(&self, message: to_agent::Message) {

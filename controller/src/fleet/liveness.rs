@@ -13,7 +13,6 @@ use vigie_proto::{
 };
 
 use super::{Fleet, SessionId};
-use crate::clock::now_ms;
 
 /// How often an agent is asked. With [`PATIENCE`] and the time between two questions, one that hangs is noticed within 18 s.
 const EVERY: Duration = Duration::from_secs(10);
@@ -117,7 +116,8 @@ impl Fleet {
 
     /// Takes what an agent answered.
     pub(crate) fn answered(&self, host: HostId, session: SessionId, pong: Pong) {
-        self.in_session(host, session, |pulse, _| pulse.answered(pong, now_ms()));
+        let now_ms = self.now_ms();
+        self.in_session(host, session, |pulse, _| pulse.answered(pong, now_ms));
     }
 
     fn in_session<T>(

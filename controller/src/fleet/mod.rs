@@ -25,7 +25,7 @@ pub use session::{Attached, End, SessionId};
 use liveness::Pulse;
 
 use crate::{
-    clock::now_ms,
+    clock::Clock,
     error::HostsError,
     permit::Permit,
     store::{HostRow, Mandate, Sighting, Store, StoreError},
@@ -43,6 +43,7 @@ pub struct Fleet(Arc<Inner>);
 
 struct Inner {
     store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
     /// By id. Held for moments only, never across an await.
     hosts: Mutex<BTreeMap<HostId, Known>>,
     /// Names the host whose session began or ended.
@@ -83,11 +84,20 @@ impl Fleet {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn load(store: Arc<dyn Store>) -> Result<Self, StoreError> {
+    pub async fn load(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let hosts = store.hosts().await?;
         let hosts = hosts.into_iter().map(|row| (row.id, Known::remembered(row))).collect();
         let (changes, _) = broadcast::channel(CHANGES);
-        Ok(Self(Arc::new(Inner { store, hosts: Mutex::new(hosts), changes, news: Notify::new() })))
+        Ok(Self(Arc::new(Inner { store, clock, hosts: Mutex::new(hosts), changes, news: Notify::new() })))
+    }
+
+    /// The clock by which the controller goes.
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.0.clock
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.0.clock.now_ms()
     }
 
     /// A panic elsewhere leaves the map whole: every change to it is one assignment.
@@ -257,10 +267,11 @@ impl Fleet {
 
     /// Keeps what an agent says of its host.
     pub(crate) fn reported(&self, host: HostId, session: SessionId, state: HostState) {
+        let now_ms = self.now_ms();
         if let Some(known) = self.hosts().get_mut(&host)
             && known.is_in(session)
         {
-            known.row.last_seen_ms = now_ms();
+            known.row.last_seen_ms = now_ms;
             known.reported(state);
             known.dirty = true;
             self.ring();
@@ -279,10 +290,11 @@ impl Fleet {
 
     /// Takes note that an agent was heard of.
     pub(crate) fn heard_of(&self, host: HostId, session: SessionId) {
+        let now_ms = self.now_ms();
         if let Some(known) = self.hosts().get_mut(&host)
             && known.is_in(session)
         {
-            known.row.last_seen_ms = now_ms();
+            known.row.last_seen_ms = now_ms;
             if let Some(present) = &mut known.session {
                 present.pulse.heard(&known.row.name, known.row.last_seen_ms);
             }

@@ -12,7 +12,7 @@ use vigie_proto::{
 };
 
 use super::{Fleet, QUEUE, Session, liveness::Pulse};
-use crate::{clock::now_ms, error::LinkError, permit::Permit};
+use crate::{error::LinkError, permit::Permit};
 
 /// Tells one session of a host from the next. Never used again while the process lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,6 +81,7 @@ impl Fleet {
         }
         let (sender, outbound) = mpsc::channel(QUEUE);
         let (id, (end, ending)) = (SessionId::next(), watch::channel(None));
+        let now_ms = self.now_ms();
         let name = {
             let mut hosts = self.hosts();
             let known = hosts.get_mut(&host).ok_or(LinkError::UnknownHost)?;
@@ -88,17 +89,17 @@ impl Fleet {
                 return Err(LinkError::Replaced);
             }
             let seen = known.journal.clone();
-            let welcome = Welcome { controller: controller.to_owned(), now_ms: now_ms(), seen };
+            let welcome = Welcome { controller: controller.to_owned(), now_ms, seen };
             // A new channel has room for one.
             sender
                 .try_send(ToAgent { message: Some(to_agent::Message::Welcome(welcome)) })
                 .map_err(|_| LinkError::Stuck)?;
             // Its hello came from the part of it that answers.
-            let session = Session { id, outbound: sender, end, pulse: Pulse::new(now_ms()) };
+            let session = Session { id, outbound: sender, end, pulse: Pulse::new(now_ms) };
             if let Some(older) = known.session.replace(session) {
                 older.end.send_replace(Some(End::Superseded));
             }
-            known.row.connected_since_ms = now_ms();
+            known.row.connected_since_ms = now_ms;
             known.row.last_seen_ms = known.row.connected_since_ms;
             if let Some(state) = hello.state {
                 known.reported(state);
@@ -126,13 +127,14 @@ impl Fleet {
     }
 
     fn detach(&self, host: HostId, session: SessionId) {
+        let now_ms = self.now_ms();
         {
             let mut hosts = self.hosts();
             let Some(known) = hosts.get_mut(&host).filter(|known| known.is_in(session)) else {
                 return;
             };
             known.session = None;
-            known.row.connected_since_ms = now_ms();
+            known.row.connected_since_ms = now_ms;
             known.dirty = true;
         }
         self.ring();

@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     audit::Intent,
     authority::{Certificate, IssueError},
+    clock::SystemClock,
     error::LinkError,
     store::{Issue, NewOperator, OpenedRun, Redemption, Sqlite, Token, TokenFor},
 };
@@ -54,7 +55,7 @@ impl World {
         };
         redeem(&*store, TokenFor::Operator, Some(operator), "1").await;
         let host = enrol(&*store, "vps1", false, SERIAL).await;
-        let fleet = Fleet::load(Arc::clone(&store)).await.unwrap();
+        let fleet = Fleet::load(Arc::clone(&store), Arc::new(SystemClock)).await.unwrap();
         Self { fleet, store, host: host.id, _folder: folder }
     }
 
@@ -169,7 +170,7 @@ async fn a_restarted_fleet_remembers() {
     let attached = world.attach().await.unwrap();
     assert_eq!(world.fleet.remember().await.unwrap(), 1);
     assert_eq!(world.fleet.remember().await.unwrap(), 0, "nothing is new");
-    let again = Fleet::load(Arc::clone(&world.store)).await.unwrap();
+    let again = Fleet::load(Arc::clone(&world.store), Arc::new(SystemClock)).await.unwrap();
     let (now, then) =
         (world.fleet.host(&operator(), "vps1").unwrap(), again.host(&operator(), "vps1").unwrap());
     assert!(now.connected && !then.connected);

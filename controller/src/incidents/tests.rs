@@ -2,7 +2,9 @@ use vigie_proto::v1::{HostState, Stack, Symptom};
 
 use super::*;
 use crate::{
+    clock::SystemClock,
     runbooks::Runbooks,
+    runs::Evaluation,
     store::{HostRow, Sqlite},
 };
 
@@ -17,7 +19,7 @@ impl World {
     async fn of(hosts: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> = Arc::new(Sqlite::open(&folder.path().join("store")).await.unwrap());
-        let fleet = Fleet::load(Arc::clone(&store)).await.unwrap();
+        let fleet = Fleet::load(Arc::clone(&store), Arc::new(SystemClock)).await.unwrap();
         let hosts: Vec<_> = (0..hosts).map(|_| HostId::new()).collect();
         for (place, id) in hosts.iter().enumerate() {
             fleet.enrolled(HostRow {
@@ -35,7 +37,7 @@ impl World {
             });
         }
         let runbooks = Runbooks::open(folder.path().join("none"));
-        let runs = Runs::new(Arc::clone(&store), fleet.clone(), runbooks, "c1".to_owned());
+        let runs = Runs::new(Arc::clone(&store), fleet.clone(), runbooks, "c1".to_owned(), Evaluation::Aside);
         let incidents = Incidents::load(store, fleet, runs.clone(), Vec::new(), Vec::new()).await.unwrap();
         Self { incidents, runs, hosts, _folder: folder }
     }

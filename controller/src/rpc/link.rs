@@ -139,6 +139,8 @@ impl Session {
         let reader =
             Reader { host, session: id, fleet: self.fleet, runs: self.runs, incidents: self.incidents };
         let ended = tokio::select! {
+            // Each branch lasts as long as the session, so that none keeps another from its turn.
+            biased;
             ended = reader.read(upstream) => ended,
             ended = write(outbound, end, &downstream) => ended,
             () = fleet.pulse(host, id) => Ok(()),

@@ -8,7 +8,7 @@ use vigie_proto::{
 use vigie_runbook::run::{Decision, FreshIds, Input, State, Surroundings, decide};
 
 use super::{Runs, claim, report::fitting};
-use crate::{audit::Intent, clock::now_ms, error::RunsError, permit::Permit};
+use crate::{audit::Intent, error::RunsError, permit::Permit};
 
 impl Runs {
     /// Takes a person's word about orders in doubt.
@@ -59,7 +59,7 @@ impl Runs {
     async fn amend(&self, run: RunId, word: Input) -> Result<RunSummary, RunsError> {
         let mandate = self.0.store.closed_run(run).await?.ok_or_else(|| self.not_live())?;
         let state = self.state(run).await?;
-        let decision = decided(&state, word);
+        let decision = decided(&state, word, self.0.clock.now_ms());
         if let Some(rejected) = decision.rejections.into_iter().flatten().next() {
             return Err(rejected.into());
         }
@@ -73,9 +73,9 @@ impl Runs {
 }
 
 /// What a closed run makes of a word: it asks for nothing any more, whatever the world is like.
-fn decided(state: &State, word: Input) -> Decision {
+fn decided(state: &State, word: Input, now_ms: i64) -> Decision {
     let mut around = Surroundings {
-        now_ms: now_ms(),
+        now_ms,
         ids: &mut FreshIds,
         connected: &|_| false,
         held: &|_, _| None,

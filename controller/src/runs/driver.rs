@@ -4,11 +4,16 @@
 //! present session is not sent again there; in its next session whatever is still wanted is. All else is the state
 //! machine's: a driver that is stopped anywhere is continued by the next one.
 
-use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    error::Error,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
-    sync::{broadcast, mpsc, oneshot, watch},
-    task::{JoinError, spawn_blocking},
+    sync::{broadcast, mpsc, watch},
+    task::JoinError,
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -27,12 +32,13 @@ use vigie_runbook::{
 };
 
 use super::{
-    outside,
+    Evaluation, outside,
     routes::{Route, Routes, name, preview_name},
     stacks::Stacks,
+    turn::{Late, Owed, Reply, Turn},
 };
 use crate::{
-    clock::now_ms,
+    clock::Clock,
     error::RunsError,
     fleet::{Fleet, SendError, SessionId},
     store::{Mandate, RemedyTried, Store, StoreError},
@@ -88,50 +94,6 @@ impl Live {
     }
 }
 
-/// Who is told what became of a command.
-pub(super) type Reply = oneshot::Sender<Result<RunSummary, RunsError>>;
-
-/// Something to decide, with what is owed once its events are committed.
-pub(super) struct Turn {
-    input: Input,
-    owed: Owed,
-}
-
-enum Owed {
-    Nothing,
-    /// The agent may forget the order.
-    Acknowledgement {
-        host: HostId,
-        order: TaskId,
-    },
-    Answer(Reply),
-}
-
-impl Turn {
-    fn tick() -> Self {
-        Self { input: Input::Tick, owed: Owed::Nothing }
-    }
-
-    /// An agent's report, checked against its route.
-    pub(super) fn report(host: HostId, task: TaskId, input: Input) -> Self {
-        let owed = match input {
-            Input::Ended { .. } => Owed::Acknowledgement { host, order: task },
-            _ => Owed::Nothing,
-        };
-        Self { input, owed }
-    }
-
-    /// An operator's word, who waits for the answer.
-    pub(super) fn word(input: Input, reply: Reply) -> Self {
-        Self { input, owed: Owed::Answer(reply) }
-    }
-
-    /// An operator's word is decided and committed alone, so that it can be refused alone.
-    fn is_word(&self) -> bool {
-        matches!(self.owed, Owed::Answer(_))
-    }
-}
-
 /// A probe on its way.
 struct Asked {
     task: TaskId,
@@ -160,6 +122,7 @@ pub(super) struct Around {
     pub(super) fleet: Fleet,
     pub(super) routes: Routes,
     pub(super) stacks: Stacks,
+    pub(super) evaluation: Evaluation,
     pub(super) stop: CancellationToken,
 }
 
@@ -172,6 +135,8 @@ pub(super) struct Driver {
     fleet: Fleet,
     routes: Routes,
     stacks: Stacks,
+    clock: Arc<dyn Clock>,
+    evaluation: Evaluation,
     stop: CancellationToken,
     /// The probes on their way, each in the session that it was sent in.
     asked: HashMap<ProbeKey, Asked>,
@@ -187,15 +152,17 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(mandate: Mandate, state: State, live: Live, around: Around) -> Self {
-        let Around { store, fleet, routes, stacks, stop } = around;
+        let Around { store, fleet, routes, stacks, evaluation, stop } = around;
         Self {
             mandate,
             state: Arc::new(state),
             live,
             store,
+            clock: Arc::clone(fleet.clock()),
             fleet,
             routes,
             stacks,
+            evaluation,
             stop,
             asked: HashMap::new(),
             handed: HashMap::new(),
@@ -205,8 +172,9 @@ impl Driver {
         }
     }
 
-    /// Drives the run until it is closed, or until the controller stops. False when the run stays open and undriven.
-    pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Turn>) -> bool {
+    /// Drives the run until it is closed, or until the controller stops. What came too late to be in its log; `None` when
+    /// the run stays open and undriven.
+    pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Turn>) -> Option<Vec<Late>> {
         let mut changes = self.fleet.changes();
         let mut freed = self.stacks.freed();
         let mut batch = vec![Turn::tick()];
@@ -214,22 +182,21 @@ impl Driver {
         loop {
             match self.step(batch).await {
                 Ok(()) => {}
-                Err(Halt::Stopping) => return true,
+                Err(Halt::Stopping) => return Some(Vec::new()),
                 Err(Halt::Overtaken(error)) => {
                     tracing::error!(error = &error as &dyn Error, "another controller has taken this run");
-                    return false;
+                    return None;
                 }
             }
             if let Some((verdict, reason, _)) = self.state.closed() {
                 tracing::info!(verdict = verdict.as_str_name(), reason, "run closed");
-                self.wind_up(held, inputs);
-                return true;
+                return Some(self.wind_up(held, inputs));
             }
             let first = match held.take() {
                 Some(turn) => turn,
                 None => match self.next(&mut inputs, &mut changes, &mut freed).await {
                     Some(turn) => turn,
-                    None => return true,
+                    None => return Some(Vec::new()),
                 },
             };
             batch = vec![first];
@@ -243,14 +210,24 @@ impl Driver {
         }
     }
 
-    /// Gives what is owed to those who came while the run was closing. Its log says how it ended; an order's outcome
-    /// that is only now known again may be forgotten.
-    fn wind_up(&self, held: Option<Turn>, mut inputs: mpsc::Receiver<Turn>) {
+    /// Gives what is owed to those who came while the run was closing. Its log says how it ended: an order's end that is
+    /// in it may be forgotten, and any other is handed back.
+    fn wind_up(&self, held: Option<Turn>, mut inputs: mpsc::Receiver<Turn>) -> Vec<Late> {
         inputs.close();
-        let late = held.into_iter().chain(std::iter::from_fn(|| inputs.try_recv().ok()));
-        let owed: Vec<_> = late.map(|turn| turn.owed).collect();
+        let (mut owed, mut late) = (Vec::new(), Vec::new());
+        for turn in held.into_iter().chain(std::iter::from_fn(|| inputs.try_recv().ok())) {
+            let logged = match &turn.input {
+                Input::Ended { order, outcome } => self
+                    .state
+                    .tasks()
+                    .any(|task| task.order == *order && task.outcome.as_ref() == Some(outcome)),
+                _ => true,
+            };
+            if logged { owed.push(turn.owed) } else { late.extend(turn.untaken(self.mandate.run())) }
+        }
         let rejections = owed.iter().map(|_| Some(Rejected::Closed)).collect();
         self.settle(owed, rejections);
+        late
     }
 
     /// Whatever comes first; `None` when the controller stops.
@@ -262,11 +239,13 @@ impl Driver {
     ) -> Option<Turn> {
         let waits_for_stack = self.state.targets().iter().any(|target| !target.held_by.is_empty());
         tokio::select! {
+            // Whatever comes leads to the same decision as a tick, so that no order starves the later ones.
+            biased;
             () = self.stop.cancelled() => None,
             turn = inputs.recv() => turn,
             () = self.concerns(changes) => Some(Turn::tick()),
             Ok(()) = freed.changed(), if waits_for_stack => Some(Turn::tick()),
-            () = sleep_until(instant(self.wake_at_ms)) => Some(Turn::tick()),
+            () = sleep_until(self.wakes_at()) => Some(Turn::tick()),
         }
     }
 
@@ -293,7 +272,7 @@ impl Driver {
                 tracing::error!(error = &error as &dyn Error, "the rules could not be evaluated");
                 refuse(owed, error);
                 // The run stays as it is. What was reported in vain is reported again, or given up in time.
-                self.wake_at_ms = Some(now_ms() + AFTER_PANIC_MS);
+                self.wake_at_ms = Some(self.clock.now_ms() + AFTER_PANIC_MS);
                 return Ok(());
             }
         };
@@ -316,6 +295,7 @@ impl Driver {
                     tracing::error!(error = &error as &dyn Error, "events could not be kept; trying again");
                 }
                 tokio::select! {
+                    biased;
                     () = self.stop.cancelled() => return Err(Halt::Stopping),
                     () = sleep(AGAIN) => {}
                 }
@@ -341,24 +321,24 @@ impl Driver {
     /// Lets the state machine decide. Rules are work for the processor, so not on this thread.
     async fn decide(&self, inputs: Vec<Input>) -> Result<Decision, JoinError> {
         let (state, connected) = (Arc::clone(&self.state), self.fleet.connected());
-        let (run, stacks) = (self.mandate.run(), self.stacks.clone());
-        spawn_blocking(move || {
+        let (run, stacks, clock) = (self.mandate.run(), self.stacks.clone(), Arc::clone(&self.clock));
+        let work = move || {
             let says = says(&state);
             let mut around = Surroundings {
-                now_ms: now_ms(),
+                now_ms: clock.now_ms(),
                 ids: &mut FreshIds,
                 connected: &|host| connected.contains(&host),
                 held: &|host, stack| stacks.hold(run, &says, host, stack),
                 tries: &|host, stack, remedy| stacks.tries(host, stack, remedy),
             };
             decide(&state, inputs, &mut around)
-        })
-        .await
+        };
+        self.evaluation.of(work).await
     }
 
     /// Gives everyone what they are owed, now that it is true.
     fn settle(&self, owed: Vec<Owed>, rejections: Vec<Option<Rejected>>) {
-        let mut forgettable: HashMap<HostId, Vec<String>> = HashMap::new();
+        let mut forgettable: BTreeMap<HostId, Vec<String>> = BTreeMap::new();
         for (owed, rejection) in owed.into_iter().zip(rejections) {
             match (owed, rejection) {
                 (Owed::Nothing, _) => {}
@@ -378,7 +358,7 @@ impl Driver {
     fn ask(&mut self) {
         let effects = {
             let connected = self.fleet.connected();
-            wanted(&self.state, now_ms(), &|host| connected.contains(&host))
+            wanted(&self.state, self.clock.now_ms(), &|host| connected.contains(&host))
         };
         self.wake_at_ms = None;
         let mut probes = HashMap::new();
@@ -435,7 +415,7 @@ impl Driver {
         let task = TaskId::new();
         let run = self.mandate.run();
         // The route comes first: the answer may be faster than this thread.
-        let probe = Some((key.clone(), now_ms()));
+        let probe = Some((key.clone(), self.clock.now_ms()));
         let prepares = key.purpose == ProbePurpose::Preparation;
         let operation = if prepares { preview_name(&request) } else { name(&request) };
         self.routes.add(task, Route { run, host, operation, probe });
@@ -472,7 +452,7 @@ impl Driver {
     ) -> Option<Asked> {
         let target = self.state.targets().get(key.target)?;
         let stack = self.fleet.stack(host, &target.target.stack);
-        let asked_at_ms = now_ms();
+        let asked_at_ms = self.clock.now_ms();
         let answer = match outside::public(request, stack.as_ref()) {
             Err(failure) => Err(failure),
             Ok(request) if from == Vantage::Controller => Ok(request),
@@ -519,10 +499,18 @@ impl Driver {
             // Its coming back wakes this driver.
             Err(SendError::NotConnected) => None,
             Err(SendError::Full) => {
-                self.wake_by(now_ms() + i64::try_from(AGAIN.as_millis()).unwrap_or(500));
+                self.wake_by(self.clock.now_ms() + i64::try_from(AGAIN.as_millis()).unwrap_or(500));
                 None
             }
         }
+    }
+
+    /// When to come back, on the monotonic clock; a day from now stands for never.
+    fn wakes_at(&self) -> Instant {
+        const DAY_MS: u64 = 24 * 3600 * 1000;
+        let now_ms = self.clock.now_ms();
+        let left = |at_ms: i64| u64::try_from(at_ms.saturating_sub(now_ms)).unwrap_or(0);
+        Instant::now() + Duration::from_millis(self.wake_at_ms.map_or(DAY_MS, left).min(DAY_MS))
     }
 
     fn wake_by(&mut self, at_ms: i64) {
@@ -578,11 +566,4 @@ fn refuse(owed: Vec<Owed>, error: impl Into<RunsError>) {
     if let Some(reply) = reply {
         answer(reply, Err(error.into()));
     }
-}
-
-/// The moment on the monotonic clock; a day from now stands for never.
-fn instant(at_ms: Option<i64>) -> Instant {
-    const DAY_MS: u64 = 24 * 3600 * 1000;
-    let in_ms = at_ms.map_or(DAY_MS, |at_ms| u64::try_from(at_ms.saturating_sub(now_ms())).unwrap_or(0));
-    Instant::now() + Duration::from_millis(in_ms.min(DAY_MS))
 }

@@ -1,6 +1,6 @@
 //! Open runs after a restore.
 
-use super::{PAGE, number};
+use super::PAGE;
 use crate::{clock::now_ms, error::RunsError, store::Store};
 use vigie_proto::v1::{Owned, RunEvent, run_event::Event};
 use vigie_runbook::run::State;
@@ -25,14 +25,13 @@ pub(crate) async fn leap(store: &dyn Store, controller: &str) -> Result<usize, R
             events.extend(page);
         }
         let mut state = State::fold(mandate.run(), &events)?;
-        let seconds = u64::try_from(now_ms() / 1000).unwrap_or(0);
+        let at_ms = now_ms();
+        let seconds = u64::try_from(at_ms / 1000).unwrap_or(0);
         let epoch = seconds.max(state.epoch() + 1);
         let owned = Event::Owned(Owned { epoch, controller: format!("{controller}, restored") });
-        let owned = number([owned], state.last_seq());
-        for event in &owned {
-            state.apply(event)?;
-        }
-        store.append(&mandate, &owned, &state.summary(), &[]).await?;
+        let owned = RunEvent { seq: state.last_seq() + 1, at_ms, event: Some(owned) };
+        state.apply(&owned)?;
+        store.append(&mandate, &[owned], &state.summary(), &[]).await?;
     }
     Ok(count)
 }

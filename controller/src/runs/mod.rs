@@ -7,12 +7,14 @@
 mod claim;
 mod doubt;
 mod driver;
+mod evaluation;
 mod here;
 mod leap;
 pub(crate) mod outside;
 mod report;
 mod routes;
 mod stacks;
+mod turn;
 mod watch;
 
 use std::{
@@ -38,6 +40,7 @@ use vigie_runbook::{
     run::{self, Input, State},
 };
 
+pub use evaluation::Evaluation;
 pub(crate) use here::DoneHere;
 pub(crate) use leap::leap;
 pub use report::Report;
@@ -46,16 +49,17 @@ pub use watch::Watching;
 
 use crate::{
     audit::{Audit, Entry, Intent},
-    clock::now_ms,
+    clock::Clock,
     error::{HostsError, RunsError},
     fleet::Fleet,
     permit::Permit,
     runbooks::Runbooks,
     store::{Claim, Health, Mandate, OpenedRun, Store},
 };
-use driver::{Around, Driver, Live, Turn};
+use driver::{Around, Driver, Live};
 use routes::Routes;
 use stacks::Stacks;
+use turn::Turn;
 
 /// Runs that a list shows when nobody says how many, and at most.
 const LISTED: u32 = 50;
@@ -79,6 +83,8 @@ struct Inner {
     audit: Audit,
     fleet: Fleet,
     runbooks: Runbooks,
+    clock: Arc<dyn Clock>,
+    evaluation: Evaluation,
     /// This replica's name, as events tell who owned a run.
     controller: String,
     /// The open runs. Held for moments only, never across an await.
@@ -101,12 +107,21 @@ enum Begun {
 }
 
 impl Runs {
-    pub fn new(store: Arc<dyn Store>, fleet: Fleet, runbooks: Runbooks, controller: String) -> Self {
+    /// No run yet. They go by the fleet's clock.
+    pub fn new(
+        store: Arc<dyn Store>,
+        fleet: Fleet,
+        runbooks: Runbooks,
+        controller: String,
+        evaluation: Evaluation,
+    ) -> Self {
         Self(Arc::new(Inner {
             audit: Audit::new(Arc::clone(&store)),
             store,
+            clock: Arc::clone(fleet.clock()),
             fleet,
             runbooks,
+            evaluation,
             controller,
             live: Mutex::default(),
             routes: Routes::default(),
@@ -171,7 +186,7 @@ impl Runs {
 
     /// Writes a run's beginning down, unless its id is taken, and drives it.
     async fn begin(&self, run: RunId, opened: Opened, intent: &Intent) -> Result<Begun, RunsError> {
-        let events = number([Event::Opened(opened), self.owned(1)], 0);
+        let events = self.number([Event::Opened(opened), self.owned(1)], 0);
         let state = State::fold(run, &events)?;
         let intent = intent.clone().claiming(claim::of(&state));
         vigie_failpoint::reached("controller.before.opened");
@@ -282,7 +297,8 @@ impl Runs {
     /// # Errors
     /// When the store fails. A run whose log is damaged is left alone, and said so.
     pub async fn resume(&self) -> Result<usize, RunsError> {
-        self.0.stacks.tried(&self.0.store.remedies(now_ms() - run::HOUR_MS).await?);
+        let an_hour_ago_ms = self.0.clock.now_ms() - run::HOUR_MS;
+        self.0.stacks.tried(&self.0.store.remedies(an_hour_ago_ms).await?);
         let mut resumed = Vec::new();
         for mandate in self.0.store.open_runs().await? {
             let run = mandate.run();
@@ -311,7 +327,7 @@ impl Runs {
     async fn take_up(&self, mandate: Mandate) -> Result<(Mandate, State), RunsError> {
         let run = mandate.run();
         let mut state = self.state(run).await?;
-        let owned = number([self.owned(state.epoch() + 1)], state.last_seq());
+        let owned = self.number([self.owned(state.epoch() + 1)], state.last_seq());
         for event in &owned {
             state.apply(event)?;
         }
@@ -328,12 +344,13 @@ impl Runs {
         let (live, inputs) = Live::new();
         // Here and not in the driver: after a restart, reports may come before it has begun.
         self.0.routes.add_orders(run, &state);
-        let Inner { store, fleet, routes, stacks, stop, .. } = &*self.0;
+        let Inner { store, fleet, routes, stacks, evaluation, stop, .. } = &*self.0;
         let around = Around {
             store: Arc::clone(store),
             fleet: fleet.clone(),
             routes: routes.clone(),
             stacks: stacks.clone(),
+            evaluation: *evaluation,
             stop: stop.clone(),
         };
         let driver = Driver::new(mandate, state, live.clone(), around);
@@ -342,7 +359,8 @@ impl Runs {
         let span = tracing::info_span!("run", %run);
         self.0.tasks.spawn(
             async move {
-                if !driver.run(inputs).await {
+                let late = driver.run(inputs).await;
+                if late.is_none() {
                     runs.0.abandoned.store(true, Ordering::Relaxed);
                 }
                 // Dropped with its channels: from here on, watchers know that the store holds everything.
@@ -351,6 +369,9 @@ impl Runs {
                 runs.0.stacks.keep(run, &[]);
                 // Nobody may be listening.
                 let _ = runs.0.ended.send(run);
+                for late in late.into_iter().flatten() {
+                    runs.late(late).await;
+                }
             }
             .instrument(span),
         );
@@ -483,10 +504,10 @@ impl Runs {
     pub(crate) async fn stopped(&self) {
         self.0.tasks.wait().await;
     }
-}
 
-/// Gives events their places after `last`, and the present time.
-fn number<const N: usize>(events: [Event; N], last: u64) -> Vec<RunEvent> {
-    let at_ms = now_ms();
-    (last + 1..).zip(events).map(|(seq, event)| RunEvent { seq, at_ms, event: Some(event) }).collect()
+    /// Gives events their places after `last`, and the present time.
+    fn number<const N: usize>(&self, events: [Event; N], last: u64) -> Vec<RunEvent> {
+        let at_ms = self.0.clock.now_ms();
+        (last + 1..).zip(events).map(|(seq, event)| RunEvent { seq, at_ms, event: Some(event) }).collect()
+    }
 }

@@ -32,9 +32,17 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Table {
-    held: HashMap<Place, (RunId, String)>,
+    held: HashMap<Place, Held>,
     /// By stack and remedy: which run began it, and when, Unix milliseconds.
     tries: HashMap<(HostId, String, String), Vec<(RunId, i64)>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    run: RunId,
+    says: String,
+    /// Another run was told that it is held, and waits to hear that it is free.
+    waited_for: bool,
 }
 
 impl Stacks {
@@ -50,24 +58,26 @@ impl Stacks {
     /// run does.
     pub(super) fn hold(&self, run: RunId, says: &str, host: HostId, stack: &str) -> Option<Holder> {
         match self.table().held.entry((host, stack.to_owned())) {
-            Entry::Occupied(held) if held.get().0 != run => {
-                let (run, says) = held.get();
-                Some(Holder { run: run.to_string(), says: says.clone() })
+            Entry::Occupied(mut held) if held.get().run != run => {
+                let held = held.get_mut();
+                held.waited_for = true;
+                Some(Holder { run: held.run.to_string(), says: held.says.clone() })
             }
             Entry::Occupied(_) => None,
             Entry::Vacant(free) => {
-                free.insert((run, says.to_owned()));
+                free.insert(Held { run, says: says.to_owned(), waited_for: false });
                 None
             }
         }
     }
 
-    /// Sets free all that a run holds, but for these.
+    /// Sets free all that a run holds, but for these. Only what somebody waits for is told of: a run that waits for one
+    /// stack asks for its others each time it looks, and would wake itself by setting them free again.
     pub(super) fn keep(&self, run: RunId, these: &[Place]) {
         let mut freed = false;
-        self.table().held.retain(|place, (holder, _)| {
-            let kept = *holder != run || these.contains(place);
-            freed |= !kept;
+        self.table().held.retain(|place, held| {
+            let kept = held.run != run || these.contains(place);
+            freed |= !kept && held.waited_for;
             kept
         });
         if freed {
@@ -120,6 +130,21 @@ mod tests {
         stacks.keep(first, &[]);
         freed.changed().await.unwrap();
         assert_eq!(stacks.hold(second, "run b by bob", host, "shop"), None);
+    }
+
+    /// Otherwise a run that waits for one stack, and whose other host is away, would never rest.
+    #[tokio::test]
+    async fn what_nobody_waits_for_wakes_nobody() {
+        let stacks = Stacks::new();
+        let (run, other, host) = (RunId::new(), RunId::new(), HostId::new());
+        let freed = stacks.freed();
+        assert_eq!(stacks.hold(run, "run a by ada", host, "shop"), None);
+        stacks.keep(run, &[]);
+        assert!(!freed.has_changed().unwrap());
+        assert_eq!(stacks.hold(run, "run a by ada", host, "shop"), None);
+        assert!(stacks.hold(other, "run b by bob", host, "shop").is_some());
+        stacks.keep(run, &[]);
+        assert!(freed.has_changed().unwrap());
     }
 
     #[test]

@@ -60,6 +60,8 @@ impl Runs {
         let runs = self.clone();
         self.0.tasks.spawn(async move {
             let served = tokio::select! {
+                // Each branch lasts as long as the watch.
+                biased;
                 served = runs.serve(run, after, follow, &sender) => served,
                 () = sender.closed() => Err(Left::Gone),
                 () = runs.0.stop.cancelled() => Err(Left::Failed(RunsError::Stopping)),

@@ -1,7 +1,11 @@
 //! What every store has to do. Each test takes a way to open the same store again and again, so that another engine
 //! runs them too.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
 use vigie_proto::{
     id::{HostId, RunId, TaskId, TokenId},
@@ -39,9 +43,17 @@ macro_rules! on {
 }
 
 on!(sqlite, in_a_file);
+on!(in_memory, on_a_disk);
 
 async fn in_a_file(path: &std::path::Path) -> Arc<dyn Store> {
     Arc::new(Sqlite::open(path).await.unwrap())
+}
+
+/// The disk of each path, which is all that the path is good for.
+async fn on_a_disk(path: &std::path::Path) -> Arc<dyn Store> {
+    static DISKS: Mutex<BTreeMap<PathBuf, memory::Disk>> = Mutex::new(BTreeMap::new());
+    let disk = DISKS.lock().unwrap().entry(path.to_owned()).or_default().clone();
+    Arc::new(memory::Memory::open(disk, Arc::new(memory::Calm)))
 }
 
 trait Opener: AsyncFn() -> Arc<dyn Store> {}

@@ -5,9 +5,12 @@
 //! same transaction, or a run's [`Mandate`]. It decides nothing: whether a token is honoured is
 //! [`Token::judge`](model::Token::judge)'s to say, which the verb calls inside its transaction.
 //!
-//! SQLite is the one engine so far; every test of the contract runs on any [`Store`].
+//! SQLite is the one engine so far; every test of the contract runs on any [`Store`], the simulation's in memory among
+//! them.
 
 mod health;
+#[cfg(any(test, feature = "sim"))]
+pub mod memory;
 mod model;
 mod room;
 mod sqlite;
@@ -29,8 +32,9 @@ pub use model::{
 pub use sqlite::Sqlite;
 
 use crate::{
-    audit::{Intent, Line, Record},
+    audit::{Intent, Kind, Line, Record},
     authority::{Certificate, IssueError},
+    error::TokenDenial,
 };
 use vigie_proto::id::HostId;
 
@@ -203,7 +207,7 @@ pub enum StoreError {
 #[derive(Debug, thiserror::Error)]
 pub enum RedeemError {
     #[error(transparent)]
-    Denied(#[from] crate::error::TokenDenial),
+    Denied(#[from] TokenDenial),
     #[error("a host named {0} is enrolled already")]
     Taken(String),
     #[error("an agent's token was redeemed as an operator's, or the other way round")]
@@ -214,6 +218,20 @@ pub enum RedeemError {
     Issue(#[from] IssueError),
     #[error("the store failed")]
     Store(#[from] StoreError),
+}
+
+/// What the audit says of a refusal. An unknown token is left to the log: anyone can make those up, without end.
+fn refusal(redemption: &Redemption, error: &RedeemError) -> Option<Line> {
+    let detail = match error {
+        RedeemError::Denied(TokenDenial::Unknown) | RedeemError::Store(_) | RedeemError::Issue(_) => {
+            return None;
+        }
+        RedeemError::Denied(_)
+        | RedeemError::Taken(_)
+        | RedeemError::WrongRole
+        | RedeemError::NoTrustList => error.to_string(),
+    };
+    Some(redemption.intent.with_detail(&detail).line(Kind::Denied))
 }
 
 impl From<sqlx::Error> for RedeemError {

@@ -13,6 +13,7 @@ pub(crate) async fn remember(fleet: Fleet, stop: CancellationToken) {
     let mut well = true;
     loop {
         let stopping = tokio::select! {
+            biased;
             () = stop.cancelled() => true,
             () = async { fleet.news().await; sleep(GATHER).await } => false,
         };

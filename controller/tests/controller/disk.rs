@@ -161,7 +161,8 @@ async fn frees(operator: &mut Operator, session: &mut Session) -> RunVerdict {
     let execute = session.execute().await;
     let leaf: v1::Leaf = prost::Message::decode(execute.leaf.as_slice()).unwrap();
     let outcome = Outcome::succeeded(result::Operation::AptClean(AptCleanResult::default()));
-    let finished = Finished { order: leaf.order.clone(), outcome: Some(outcome), run: run.clone() };
+    let finished =
+        Finished { order: leaf.order.clone(), outcome: Some(outcome), run: run.clone(), here: None };
     session.say(from_agent::Message::Finished(finished)).await;
     assert_eq!(session.acknowledged().await, [leaf.order]);
     operator.watch(&run, 0, true).await.closed().await.verdict()

@@ -90,7 +90,9 @@ impl Dispatch {
     /// Why an order is refused then.
     pub(super) fn is_put_back(&self) -> Failure {
         let (own, seen) = (self.shared.journal.audit_head().seq, self.put_back.unwrap_or_default());
-        let message = format!("the journal ends at record {own}, and the controller has seen record {seen}: it was put back");
+        let message = format!(
+            "the journal ends at record {own}, and the controller has seen record {seen}: it was put back"
+        );
         Failure::new("journal_put_back", message).hint(
             "the host does not know what it did since: look at it, then enrol it again with `vigie-agent enroll --replace`",
         )

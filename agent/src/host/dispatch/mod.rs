@@ -181,6 +181,9 @@ impl Dispatch {
         while stopping.is_none() || !self.ordered.is_empty() {
             self.progress.look(self.probing.len() + self.ordered.len());
             tokio::select! {
+                // What is under way before what is new: the tasks that tell anything are counted, so that the inbox has
+                // its turn whatever they tell.
+                biased;
                 () = stop.cancelled(), if stopping.is_none() => {
                     stopping = Some(Instant::now() + patience);
                     self.probing.shutdown().await;
@@ -192,10 +195,6 @@ impl Dispatch {
                     tracing::warn!(orders = self.ordered.len(), "orders are cut off and will be in doubt");
                     break;
                 }
-                message = inbox.recv() => match message {
-                    Some(message) => self.take(message, stopping.is_some()).await,
-                    None => break,
-                },
                 Some(ask) = self.asks.recv() => self.order_here(ask, stopping.is_some()),
                 Some(event) = self.events.recv() => self.tell(event).await,
                 Ok(()) = self.state.changed() => self.tell_state().await,
@@ -203,6 +202,10 @@ impl Dispatch {
                 Some(ended) = self.probing.join_next() => self.progress.made(ended),
                 Some(ended) = self.ordered.join_next() => self.progress.made(ended),
                 Some(ended) = self.noting.join_next() => report(ended),
+                message = inbox.recv() => match message {
+                    Some(message) => self.take(message, stopping.is_some()).await,
+                    None => break,
+                },
             }
         }
         self.ordered.shutdown().await;

@@ -101,6 +101,7 @@ async fn begin(
                 u64::try_from(order.start_by_ms().saturating_sub(shared.clock.now_ms())).unwrap_or(0);
             // When the time is up, the check below says so.
             alone = tokio::select! {
+                biased;
                 waited = tokio::time::timeout(Duration::from_millis(left_ms), stack.lock_owned()) => waited.ok(),
                 () = stop.cancelled() => return Err(withdrawn()),
             };

@@ -4,13 +4,13 @@
 //! mark in the segment's first page says that it is there; it is written without a sync of its own, since it only has
 //! to outlive damage, not a crash. Thus a last record that was damaged later is told from one that was never finished.
 
-use std::io;
+use std::{io, ops::Range};
 
 use prost::Message as _;
 
 use super::{
     Record, Storage,
-    frame::{self, FRAME, Hash, Head},
+    frame::{self, FRAME, HEAD, Hash, Head},
 };
 
 /// A segment's length: room for a few thousand small records, and small enough to keep one in reserve.
@@ -81,8 +81,8 @@ impl Log {
         };
         let mut log =
             Self { closed: Vec::new(), segment: 0, offset: FIRST, next: 1, hash: [0; 32], spare: None };
-        // The bytes of the segment that the chain is in.
-        let mut present = Vec::new();
+        // The bytes of the segment that the chain is in, and where its last record is among them.
+        let (mut present, mut last) = (Vec::new(), FIRST..FIRST);
         for (place, &segment) in segments.iter().enumerate() {
             let bytes = storage.read(segment)?;
             let Some(head) = Head::decode(&bytes) else {
@@ -105,15 +105,26 @@ impl Log {
                 log.closed.push(log.segment);
             }
             (log.segment, log.offset) = (segment, FIRST);
-            log.walk(&bytes, &mut each)?;
+            last = log.walk(&bytes, &mut each)?;
             present = bytes;
         }
         log.cut(storage, &present)?;
+        // A sync that failed may have left the last record, or the head, in the system's cache alone, from where it was
+        // read now: written again, it is on the disk before anything is put behind it.
+        storage.write(log.segment, 0, present.get(..HEAD).unwrap_or_default())?;
+        let at = last.start;
+        storage.write(log.segment, at, present.get(last).unwrap_or_default())?;
+        storage.sync(log.segment)?;
         Ok(log)
     }
 
-    /// Takes the records of a segment up to the first that is none.
-    fn walk(&mut self, bytes: &[u8], each: &mut impl FnMut(Record, Position)) -> Result<(), RecoverError> {
+    /// Takes the records of a segment up to the first that is none, and says where the last one is.
+    fn walk(
+        &mut self,
+        bytes: &[u8],
+        each: &mut impl FnMut(Record, Position),
+    ) -> Result<Range<usize>, RecoverError> {
+        let mut last = self.offset..self.offset;
         while let Some(frame) = bytes.get(self.offset..).and_then(frame::decode) {
             let corrupt = RecoverError::Corrupt { seq: self.next };
             if frame.seq != self.next || frame.hash != frame::chain(&self.hash, frame.payload) {
@@ -122,10 +133,11 @@ impl Log {
             let Ok(record) = Record::decode(frame.payload) else { return Err(corrupt) };
             self.hash = frame.hash;
             each(record, self.position());
-            self.offset += FRAME + frame.payload.len();
+            last = self.offset..self.offset + FRAME + frame.payload.len();
+            self.offset = last.end;
             self.next += 1;
         }
-        Ok(())
+        Ok(last)
     }
 
     /// Where the record goes, or went, whose hash is the chain's.

@@ -23,8 +23,22 @@ pub struct Line {
 /// # Errors
 /// When the folder cannot be read.
 pub fn look(folder: &Path) -> io::Result<(Vec<Line>, Option<u64>)> {
+    lines(FileStorage::new(folder)?)
+}
+
+/// The same for what a simulated disk holds: the records.
+///
+/// # Errors
+/// When the storage fails.
+#[cfg(feature = "sim")]
+pub fn records(storage: impl Storage) -> io::Result<(Vec<Record>, Option<u64>)> {
+    let (lines, broken) = lines(storage)?;
+    Ok((lines.into_iter().map(|line| line.record).collect(), broken))
+}
+
+fn lines(storage: impl Storage) -> io::Result<(Vec<Line>, Option<u64>)> {
     let mut lines = Vec::new();
-    let mut storage = Untouched(FileStorage::new(folder)?);
+    let mut storage = Untouched(storage);
     let read = Log::recover(&mut storage, |record, position| {
         lines.push(Line { seq: position.seq, hash: position.hash, record });
     });

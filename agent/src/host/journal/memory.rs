@@ -1,27 +1,35 @@
-//! Storage in memory that loses, tears and refuses as a real disk does.
+//! Storage in memory that loses, tears and refuses as a real disk does: for this module's tests and the simulation.
 
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use super::Storage;
 
 /// The unit in which a disk writes: a crash leaves each one old or new.
 const SECTOR: usize = 512;
 
+/// A disk with its cache.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Memory {
+pub struct Memory {
     /// What a reader sees.
     seen: BTreeMap<u64, Vec<u8>>,
     /// What is on disk for certain.
     durable: BTreeMap<u64, Vec<u8>>,
+    /// The sectors that the next sync puts on the disk.
+    dirty: BTreeSet<(u64, usize)>,
     /// How many more segments there is room for; `None` for no limit.
-    pub(super) room: Option<usize>,
-    /// Set by a test: the next sync fails.
-    pub(super) sync_fails: bool,
+    pub room: Option<usize>,
+    /// Set from outside: the next sync fails, and as Linux does, forgets what it should have written: a later one does
+    /// not write it either.
+    pub sync_fails: bool,
 }
 
 impl Memory {
     /// The power goes: of what was not synced, each sector is there or not as `kept` says.
-    pub(super) fn crash(&self, mut kept: impl FnMut() -> bool) -> Self {
+    #[must_use]
+    pub fn crash(&self, mut kept: impl FnMut() -> bool) -> Self {
         let mut after = self.durable.clone();
         for (segment, bytes) in &mut after {
             let Some(seen) = self.seen.get(segment) else { continue };
@@ -31,11 +39,17 @@ impl Memory {
                 }
             }
         }
-        Self { seen: after.clone(), durable: after, ..Self::default() }
+        Self { seen: after.clone(), durable: after, room: self.room, ..Self::default() }
+    }
+
+    /// What would be there if the power went now and took everything with it that it can.
+    #[must_use]
+    pub fn certain(&self) -> Self {
+        Self { seen: self.durable.clone(), ..Self::default() }
     }
 
     /// One bit on the disk turns.
-    pub(super) fn flip(&mut self, segment: u64, bit: usize) {
+    pub fn flip(&mut self, segment: u64, bit: usize) {
         for bytes in [&mut self.seen, &mut self.durable] {
             if let Some(bytes) = bytes.get_mut(&segment) {
                 bytes[bit / 8] ^= 1 << (bit % 8);
@@ -43,8 +57,9 @@ impl Memory {
         }
     }
 
-    pub(super) fn bytes(&self, segment: u64) -> &[u8] {
-        &self.seen[&segment]
+    /// A segment as a reader sees it; empty when there is none.
+    pub fn bytes(&self, segment: u64) -> &[u8] {
+        self.seen.get(&segment).map_or(&[], Vec::as_slice)
     }
 
     fn segment(&mut self, segment: u64) -> io::Result<&mut Vec<u8>> {
@@ -73,21 +88,33 @@ impl Storage for Memory {
 
     fn write(&mut self, segment: u64, offset: usize, bytes: &[u8]) -> io::Result<()> {
         self.segment(segment)?[offset..offset + bytes.len()].copy_from_slice(bytes);
+        if !bytes.is_empty() {
+            let sectors = offset / SECTOR..=(offset + bytes.len() - 1) / SECTOR;
+            self.dirty.extend(sectors.map(|sector| (segment, sector)));
+        }
         Ok(())
     }
 
     fn sync(&mut self, segment: u64) -> io::Result<()> {
+        let sectors: Vec<_> = self.dirty.range((segment, 0)..=(segment, usize::MAX)).copied().collect();
+        self.dirty.retain(|(dirty, _)| *dirty != segment);
         if std::mem::take(&mut self.sync_fails) {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
-        let bytes = self.segment(segment)?.clone();
-        self.durable.insert(segment, bytes);
+        let (Some(seen), Some(durable)) = (self.seen.get(&segment), self.durable.get_mut(&segment)) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        for (_, sector) in sectors {
+            let bytes = sector * SECTOR..((sector + 1) * SECTOR).min(seen.len());
+            durable[bytes.clone()].copy_from_slice(&seen[bytes]);
+        }
         Ok(())
     }
 
     fn remove(&mut self, segment: u64) -> io::Result<()> {
         self.seen.remove(&segment);
         self.durable.remove(&segment);
+        self.dirty.retain(|(dirty, _)| *dirty != segment);
         Ok(())
     }
 }

@@ -15,8 +15,8 @@ mod record;
 mod service;
 mod storage;
 
-#[cfg(test)]
-mod memory;
+#[cfg(any(test, feature = "sim"))]
+pub mod memory;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +30,8 @@ use vigie_proto::{
 
 pub use file::FileStorage;
 pub use index::{Index, Standing};
+#[cfg(feature = "sim")]
+pub use look::records;
 pub use look::{Action, Line, actions, look};
 pub use record::{Denied, Entry, Finished, Here, Opened, Record, Started};
 pub use service::{Handle, Service};

@@ -56,6 +56,25 @@ impl Service {
         Ok((Self { thread }, handle))
     }
 
+    /// The same as a task instead of a thread, for a simulation, in which everything happens in one order: its storage
+    /// never blocks, and `turn` is what the disk takes before each request.
+    #[cfg(feature = "sim")]
+    pub fn task<F: Future<Output = ()> + Send>(
+        storage: impl Storage,
+        mut turn: impl FnMut() -> F + Send + 'static,
+    ) -> (impl Future<Output = ()> + Send, Handle) {
+        let mut journal = Journal::open(storage);
+        let (requests, mut waiting) = mpsc::channel(WAITING);
+        let handle = Handle { requests, index: Arc::clone(&journal.index) };
+        let serving = async move {
+            while let Some(request) = waiting.recv().await {
+                turn().await;
+                answer(&mut journal, request);
+            }
+        };
+        (serving, handle)
+    }
+
     /// Waits for the thread's end; every handle has to be dropped before.
     pub fn join(self) {
         if self.thread.join().is_err() {
@@ -66,22 +85,26 @@ impl Service {
 
 fn serve<S: Storage>(mut journal: Journal<S>, mut requests: mpsc::Receiver<Request>) {
     while let Some(request) = requests.blocking_recv() {
-        // A caller that went away meanwhile needs no reply.
-        match request {
-            Request::Opened(opened, at_ms, reply) => drop(reply.send(journal.opened(opened, at_ms))),
-            Request::Started(order, started, at_ms, reply) => {
-                drop(reply.send(journal.started(order, started, at_ms)));
-            }
-            Request::Finished(order, finished, at_ms, reply) => {
-                drop(reply.send(journal.finished(order, finished, at_ms)));
-            }
-            Request::Acknowledged(orders, at_ms, reply) => {
-                drop(reply.send(journal.acknowledged(&orders, at_ms)));
-            }
-            Request::Denied(denied, at_ms, reply) => drop(reply.send(journal.denied(denied, at_ms))),
-            Request::Outcome(order, reply) => drop(reply.send(journal.outcome(order))),
-            Request::Begun(order, reply) => drop(reply.send(journal.begun(order))),
+        answer(&mut journal, request);
+    }
+}
+
+/// A caller that went away meanwhile needs no reply.
+fn answer<S: Storage>(journal: &mut Journal<S>, request: Request) {
+    match request {
+        Request::Opened(opened, at_ms, reply) => drop(reply.send(journal.opened(opened, at_ms))),
+        Request::Started(order, started, at_ms, reply) => {
+            drop(reply.send(journal.started(order, started, at_ms)));
         }
+        Request::Finished(order, finished, at_ms, reply) => {
+            drop(reply.send(journal.finished(order, finished, at_ms)));
+        }
+        Request::Acknowledged(orders, at_ms, reply) => {
+            drop(reply.send(journal.acknowledged(&orders, at_ms)));
+        }
+        Request::Denied(denied, at_ms, reply) => drop(reply.send(journal.denied(denied, at_ms))),
+        Request::Outcome(order, reply) => drop(reply.send(journal.outcome(order))),
+        Request::Begun(order, reply) => drop(reply.send(journal.begun(order))),
     }
 }
 

@@ -100,6 +100,21 @@ fn after_a_failed_sync_nothing_is_taken() {
     assert!(journal.index().is_broken());
 }
 
+/// What a failed sync left in the system's cache is read at the next start, and is on the disk before more is.
+#[test]
+fn a_record_whose_sync_failed_is_no_hole() {
+    let mut journal = empty();
+    let orders = [TaskId::new(), TaskId::new(), TaskId::new()];
+    journal.started(orders[0], started(orders[0], RunId::new(), 1), 1).unwrap();
+    journal.storage.sync_fails = true;
+    journal.started(orders[1], started(orders[1], RunId::new(), 1), 1).unwrap_err();
+    let mut journal = again(&journal);
+    journal.started(orders[2], started(orders[2], RunId::new(), 1), 2).unwrap();
+    let crashed = Journal::open(journal.storage.crash(|| false));
+    assert!(!crashed.index().is_broken());
+    assert_eq!(crashed.index().started().collect::<Vec<_>>(), orders);
+}
+
 #[test]
 fn a_full_disk_leaves_room_for_every_end() {
     let mut journal = empty();

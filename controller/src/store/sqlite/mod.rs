@@ -26,7 +26,7 @@ use vigie_proto::{
 
 use super::{
     CertificateRow, Claim, Enrolment, Health, HostRow, Issue, Mandate, OpenedRun, PendingNotice, RedeemError,
-    Redemption, RemedyTried, Sighting, Store, StoreError, Token, room::RESERVE,
+    Redemption, RemedyTried, Sighting, Store, StoreError, Token, refusal, room::RESERVE,
 };
 use crate::audit::{Intent, Kind, Line, Record};
 use guard::Guard;
@@ -138,7 +138,7 @@ impl Store for Sqlite {
                 }
                 Err(error) => {
                     transaction.rollback().await?;
-                    if let Some(line) = tokens::refusal(redemption, &error) {
+                    if let Some(line) = refusal(redemption, &error) {
                         self.write_audit(line, Claim::Ordinary).await?;
                     }
                     Err(error)

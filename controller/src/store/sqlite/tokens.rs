@@ -10,7 +10,7 @@ use vigie_transport::identity::{Identity, Role};
 
 use super::{audit, bytes, decode, hosts, parse, signed, unsigned};
 use crate::{
-    audit::{Intent, Kind, Line},
+    audit::{Intent, Kind},
     authority::Certificate,
     error::TokenDenial,
     store::{
@@ -73,20 +73,6 @@ pub(super) async fn redeem(
             first_operator(connection, redemption, operator, issue).await
         }
     }
-}
-
-/// What the audit says of a refusal. An unknown token is left to the log: anyone can make those up, without end.
-pub(super) fn refusal(redemption: &Redemption, error: &RedeemError) -> Option<Line> {
-    let detail = match error {
-        RedeemError::Denied(TokenDenial::Unknown) | RedeemError::Store(_) | RedeemError::Issue(_) => {
-            return None;
-        }
-        RedeemError::Denied(_)
-        | RedeemError::Taken(_)
-        | RedeemError::WrongRole
-        | RedeemError::NoTrustList => error.to_string(),
-    };
-    Some(redemption.intent.with_detail(&detail).line(Kind::Denied))
 }
 
 async fn agent(

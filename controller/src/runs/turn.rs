@@ -1,0 +1,75 @@
+//! What a run's driver is given, with what is owed for it.
+
+use tokio::sync::oneshot;
+use vigie_proto::{
+    id::{HostId, RunId, TaskId},
+    v1::{Outcome, RunSummary},
+};
+use vigie_runbook::run::Input;
+
+use crate::error::RunsError;
+
+/// Who is told what became of a command.
+pub(super) type Reply = oneshot::Sender<Result<RunSummary, RunsError>>;
+
+/// Something to decide, with what is owed once its events are committed.
+pub(super) struct Turn {
+    pub(super) input: Input,
+    pub(super) owed: Owed,
+}
+
+/// What somebody waits for.
+pub(super) enum Owed {
+    Nothing,
+    /// The agent may forget the order.
+    Acknowledgement {
+        host: HostId,
+        order: TaskId,
+    },
+    Answer(Reply),
+}
+
+impl Turn {
+    /// Nothing but another look.
+    pub(super) fn tick() -> Self {
+        Self { input: Input::Tick, owed: Owed::Nothing }
+    }
+
+    /// An agent's report, checked against its route.
+    pub(super) fn report(host: HostId, task: TaskId, input: Input) -> Self {
+        let owed = match input {
+            Input::Ended { .. } => Owed::Acknowledgement { host, order: task },
+            _ => Owed::Nothing,
+        };
+        Self { input, owed }
+    }
+
+    /// An operator's word, who waits for the answer.
+    pub(super) fn word(input: Input, reply: Reply) -> Self {
+        Self { input, owed: Owed::Answer(reply) }
+    }
+
+    /// An order's end that no driver took, with its host.
+    pub(super) fn untaken(self, run: RunId) -> Option<Late> {
+        match (self.owed, self.input) {
+            (Owed::Acknowledgement { host, order }, Input::Ended { outcome, .. }) => {
+                Some(Late { host, order, run: run.to_string(), outcome })
+            }
+            _ => None,
+        }
+    }
+
+    /// An operator's word is decided and committed alone, so that it can be refused alone.
+    pub(super) fn is_word(&self) -> bool {
+        matches!(self.owed, Owed::Answer(_))
+    }
+}
+
+/// An order's end that came when its run was closed already.
+pub(super) struct Late {
+    pub(super) host: HostId,
+    pub(super) order: TaskId,
+    /// As far as its agent knows.
+    pub(super) run: String,
+    pub(super) outcome: Outcome,
+}

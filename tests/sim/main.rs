@@ -139,12 +139,16 @@ fn a_seed_is_repeated_exactly() {
 }
 
 /// A bug that is switched on is found within so many seeds, and by the invariant that it breaks.
-fn finds(mutant: Mutant, within: u64, says: &str) {
+fn finds(mutant: Mutant, within: u64, says: &[&str]) {
     for seed in 1..=within {
         let ran = run(seed, Some(mutant));
         if !ran.violations.is_empty() {
             eprintln!("{mutant:?}: found by seed {seed}: {}", ran.violations[0]);
-            assert!(ran.violations.iter().any(|found| found.contains(says)), "{}", report(seed, &ran));
+            assert!(
+                ran.violations.iter().any(|found| says.iter().any(|says| found.contains(says))),
+                "{}",
+                report(seed, &ran)
+            );
             return;
         }
     }
@@ -153,30 +157,31 @@ fn finds(mutant: Mutant, within: u64, says: &str) {
 
 #[test]
 fn a_journal_that_does_not_sync_is_found() {
-    finds(Mutant::NoSync, 5, "its start is not on the disk");
+    finds(Mutant::NoSync, 5, &["its start is not on the disk"]);
 }
 
 #[test]
 fn a_journal_that_forgets_is_found() {
-    finds(Mutant::Amnesia, 100, "time");
+    // It does the same again, or says of what it did that it never will.
+    finds(Mutant::Amnesia, 100, &["time", "and it was done"]);
 }
 
 #[test]
 fn an_acknowledgement_before_the_commit_is_found() {
-    finds(Mutant::EarlyCommit, 10, "is not on the disk");
+    finds(Mutant::EarlyCommit, 10, &["is not on the disk"]);
 }
 
 #[test]
 fn a_fencing_epoch_that_is_forgotten_is_found() {
-    finds(Mutant::OneEpoch, 300, "epoch");
+    finds(Mutant::OneEpoch, 300, &["epoch"]);
 }
 
 #[test]
 fn a_late_start_is_found() {
-    finds(Mutant::StoppedClock, 100, "too late");
+    finds(Mutant::StoppedClock, 100, &["too late"]);
 }
 
 #[test]
 fn a_false_refusal_is_found() {
-    finds(Mutant::FalseRefusal, 5, "it was done");
+    finds(Mutant::FalseRefusal, 5, &["it was done"]);
 }

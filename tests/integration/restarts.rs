@@ -20,7 +20,8 @@ const STOPS: usize = 3;
 /// How long a restarted controller may take until everything has ended.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Runs on every host, one after the other, each leaving its number where each host counts it.
+/// Runs on every host, one after the other. Each leaves its number, and the folder in which its order is kept, which names
+/// the host and the order.
 fn stream(
     ctl: &dyn Fn() -> std::process::Command,
     witness: &std::path::Path,
@@ -28,7 +29,8 @@ fn stream(
     done: &AtomicBool,
 ) {
     for number in 0..EACH {
-        let script = format!("echo $0 >>{}; sleep 0.2", witness.display());
+        let kept_in = r"tr '\0' '\n' </proc/$PPID/cmdline | tail -n 1";
+        let script = format!("echo \"$0 $({kept_in})\" >>{}; sleep 0.2", witness.display());
         let mark = format!("{stream}-{number}");
         let mut command = ctl();
         command.args(["exec", "--all", "--yes", "--timeout", "30s", "--", "sh", "-c", &script, &mark]);
@@ -87,11 +89,15 @@ fn under(stop: impl Fn(&mut Fleet)) {
     for run in &signed {
         assert!(["ok", "unreachable", "failed"].contains(&run["verdict"].as_str().unwrap()), "{run}");
     }
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    let (mut orders, mut counts): (BTreeMap<&str, usize>, BTreeMap<&str, usize>) = Default::default();
     for mark in &marks {
-        *counts.entry(mark).or_default() += 1;
+        let (number, order) = mark.split_once(' ').unwrap();
+        assert!(order.contains("/state/children/"), "{mark}");
+        *orders.entry(order).or_default() += 1;
+        *counts.entry(number).or_default() += 1;
     }
-    assert!(counts.values().all(|count| *count <= HOSTS.len()), "an order ran twice: {counts:?}");
+    assert!(orders.values().all(|count| *count == 1), "an order ran twice: {orders:?}");
+    assert!(counts.values().all(|count| *count <= HOSTS.len()), "a run went twice over a host: {counts:?}");
     // Whatever is told as done was done on every host, once.
     let whole = counts.values().filter(|count| **count == HOSTS.len()).count();
     assert!(whole >= ran("ok"), "{whole} were done everywhere, and {} are told so", ran("ok"));

@@ -12,7 +12,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{broadcast, mpsc, watch},
+    sync::{broadcast, mpsc},
     task::JoinError,
     time::{Instant, sleep, sleep_until},
 };
@@ -235,7 +235,7 @@ impl Driver {
         &self,
         inputs: &mut mpsc::Receiver<Turn>,
         changes: &mut broadcast::Receiver<HostId>,
-        freed: &mut watch::Receiver<u64>,
+        freed: &mut broadcast::Receiver<()>,
     ) -> Option<Turn> {
         let waits_for_stack = self.state.targets().iter().any(|target| !target.held_by.is_empty());
         tokio::select! {
@@ -244,7 +244,7 @@ impl Driver {
             () = self.stop.cancelled() => None,
             turn = inputs.recv() => turn,
             () = self.concerns(changes) => Some(Turn::tick()),
-            Ok(()) = freed.changed(), if waits_for_stack => Some(Turn::tick()),
+            () = heard(freed), if waits_for_stack => Some(Turn::tick()),
             () = sleep_until(self.wakes_at()) => Some(Turn::tick()),
         }
     }
@@ -531,6 +531,14 @@ fn passing(when: &str, events: &[RunEvent]) {
             _ => continue,
         };
         vigie_failpoint::reached(&format!("controller.{when}.{what}"));
+    }
+}
+
+/// Completes when a stack became free, or may have.
+async fn heard(freed: &mut broadcast::Receiver<()>) {
+    if matches!(freed.recv().await, Err(broadcast::error::RecvError::Closed)) {
+        // The stacks live as long as the controller.
+        std::future::pending::<()>().await;
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::watch;
+use tokio::sync::broadcast;
 use vigie_proto::id::{HostId, RunId};
 use vigie_runbook::run::{HOUR_MS, Holder};
 
@@ -26,8 +26,8 @@ pub(super) struct Stacks(Arc<Inner>);
 struct Inner {
     /// Held for moments only, never across an await.
     table: Mutex<Table>,
-    /// Counts how often stacks became free.
-    freed: watch::Sender<u64>,
+    /// Tells those who wait, the first of them first, that stacks became free.
+    freed: broadcast::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ struct Held {
 
 impl Stacks {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Inner { table: Mutex::default(), freed: watch::Sender::new(0) }))
+        Self(Arc::new(Inner { table: Mutex::default(), freed: broadcast::Sender::new(1) }))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -81,12 +81,13 @@ impl Stacks {
             kept
         });
         if freed {
-            self.0.freed.send_modify(|times| *times += 1);
+            // Whoever waited may have gone.
+            let _ = self.0.freed.send(());
         }
     }
 
-    /// Changes whenever a stack becomes free.
-    pub(super) fn freed(&self) -> watch::Receiver<u64> {
+    /// Hears whenever a stack becomes free; one that lags has missed nothing that it does not see when it looks.
+    pub(super) fn freed(&self) -> broadcast::Receiver<()> {
         self.0.freed.subscribe()
     }
 
@@ -126,9 +127,9 @@ mod tests {
         let holder = stacks.hold(second, "run b by bob", host, "shop").unwrap();
         assert_eq!((holder.run, holder.says), (first.to_string(), "run a by ada".to_owned()));
         stacks.keep(first, &[(host, "shop".to_owned())]);
-        assert!(!freed.has_changed().unwrap());
+        assert!(freed.is_empty());
         stacks.keep(first, &[]);
-        freed.changed().await.unwrap();
+        freed.recv().await.unwrap();
         assert_eq!(stacks.hold(second, "run b by bob", host, "shop"), None);
     }
 
@@ -140,11 +141,11 @@ mod tests {
         let freed = stacks.freed();
         assert_eq!(stacks.hold(run, "run a by ada", host, "shop"), None);
         stacks.keep(run, &[]);
-        assert!(!freed.has_changed().unwrap());
+        assert!(freed.is_empty());
         assert_eq!(stacks.hold(run, "run a by ada", host, "shop"), None);
         assert!(stacks.hold(other, "run b by bob", host, "shop").is_some());
         stacks.keep(run, &[]);
-        assert!(freed.has_changed().unwrap());
+        assert!(!freed.is_empty());
     }
 
     #[test]

@@ -17,7 +17,10 @@ mod warrant;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -87,11 +90,13 @@ struct Underway {
     since_ms: Option<i64>,
     /// Says that a person ended the run.
     stop: CancellationToken,
+    /// The highest epoch that it came with.
+    epoch: Arc<AtomicU64>,
 }
 
 impl Underway {
     fn waiting() -> Self {
-        Self { since_ms: None, stop: CancellationToken::new() }
+        Self { since_ms: None, stop: CancellationToken::new(), epoch: Arc::default() }
     }
 
     fn running(since_ms: i64) -> Self {
@@ -320,10 +325,14 @@ impl Dispatch {
             Ok(_) => true,
             Err(refusal) => is_signed(refusal),
         };
-        if let (true, Some(order)) = (signed, claimed)
-            && self.known(order).await
-        {
-            return;
+        if let (true, Some(order)) = (signed, claimed) {
+            if let Some(underway) = self.underway.get(&order) {
+                // Its run has another owner by now, who wants it as well.
+                underway.epoch.fetch_max(execute.epoch, Ordering::SeqCst);
+            }
+            if self.known(order).await {
+                return;
+            }
         }
         let verdict = verdict.map(Warrant::from);
         let prepared = match &verdict {
@@ -348,7 +357,7 @@ impl Dispatch {
                     %order, run = %verified.run(), person = verified.person(), operation = verified.operation().name,
                     "an order came"
                 );
-                let underway = Underway::waiting();
+                let underway = Underway { epoch: verified.shared_epoch(), ..Underway::waiting() };
                 let stop = underway.stop.clone();
                 self.underway.insert(order, underway);
                 self.ordered.spawn(order::carry_out(Arc::clone(&self.shared), verified, prepared, stop));

@@ -719,6 +719,27 @@ async fn an_older_controller_is_fenced_off() {
 }
 
 #[tokio::test]
+async fn an_order_that_waits_is_its_runs_newest_owners() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    let (first, waiting) = (world.order(restart()), world.order(restart()));
+    agent.execute(&first).await;
+    assert_eq!(agent.started().await, id(&first));
+    agent.execute(&waiting).await;
+    // The controller was started anew: it hands over again what it wants, and something else of the run begins by its word.
+    agent.execute(&Execute { epoch: 2, ..waiting.clone() }).await;
+    agent.execute(&world.order_by(exec("true", &[]), NOW + 60_000, 2)).await;
+    agent.started().await;
+    agent.finished().await;
+    world.executor.go_on.notify_one();
+    assert_eq!(agent.finished().await.0, id(&first));
+    assert_eq!(agent.started().await, id(&waiting));
+    world.executor.go_on.notify_one();
+    assert_eq!(agent.finished().await.1.status(), OutcomeStatus::Succeeded);
+    agent.end().await;
+}
+
+#[tokio::test]
 async fn without_a_journal_nothing_changes_and_probes_go_on() {
     let world = World::new(Scripted::default());
     let lost = tempfile::tempdir().unwrap();

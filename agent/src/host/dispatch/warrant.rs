@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -28,7 +31,7 @@ pub(super) struct Warrant {
     request: Request,
     timeout: Duration,
     start_by_ms: i64,
-    epoch: u64,
+    epoch: Arc<AtomicU64>,
     digest: Digest,
     challenge: Option<Challenge>,
     here: Option<Spoke>,
@@ -72,7 +75,7 @@ impl From<Verified> for Warrant {
             operation: order.operation(),
             timeout: order.timeout(),
             start_by_ms: order.start_by_ms(),
-            epoch: order.epoch(),
+            epoch: Arc::new(order.epoch().into()),
             digest: *order.digest(),
             challenge: order.challenge().copied(),
             request: order.request().clone(),
@@ -129,7 +132,7 @@ impl Warrant {
             timeout,
             start_by_ms: spoken.not_after_ms.saturating_add(CLOCK_ALLOWANCE_MS),
             // Nobody else drives a run of this host's own.
-            epoch: 1,
+            epoch: Arc::new(1.into()),
             digest: digest(&spoken.leaf),
             challenge,
             here: Some(Spoke { remedy: spoken.remedy, output, stacks }),
@@ -171,9 +174,14 @@ impl Warrant {
         self.start_by_ms
     }
 
-    /// The fencing epoch that came with it.
+    /// The highest fencing epoch that came with it: while it waits, a newer owner of its run may hand it over again.
     pub(super) fn epoch(&self) -> u64 {
-        self.epoch
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// The same, for whoever hears of a newer owner.
+    pub(super) fn shared_epoch(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.epoch)
     }
 
     /// SHA-256 of the leaf's bytes.

@@ -18,6 +18,7 @@ use std::{
 };
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use vigie_agent::{
     config::Settings,
     host::{Host, child::OutputSink, docker, stacks::Stacks},
@@ -121,6 +122,8 @@ impl World {
             ordered,
             order: None,
             prepared,
+            keeping: None,
+            stop: CancellationToken::new(),
         };
         let (name, begun) = (ask.name(), Instant::now());
         // A test holds the states of all that it asks, which are large in a debug build.

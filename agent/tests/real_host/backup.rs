@@ -5,6 +5,7 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use vigie_agent::{
     config::Settings,
     host::{Host, docker, postgres::Server, stacks::Stacks},
@@ -25,6 +26,8 @@ async fn prepared(world: &World, ask: Ask, prepared: Answer) -> Result<Answer, F
         ordered: true,
         prepared: Some(prepared),
         order: None,
+        keeping: None,
+        stop: CancellationToken::new(),
     };
     Box::pin(operations::run(ask, &context)).await
 }

@@ -4,4 +4,4 @@ mod fleet;
 mod program;
 
 pub use fleet::{AgentProcess, Fleet};
-pub use program::{Said, binary, free_ports, wait_until};
+pub use program::{Said, binary, free_ports, wait_until, wait_within};

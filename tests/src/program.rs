@@ -93,10 +93,18 @@ pub fn free_ports<const N: usize>() -> [u16; N] {
 ///
 /// # Panics
 /// When it is not within 30 seconds; says what was waited for.
-pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, holds: impl FnMut() -> bool) {
+    wait_within(Duration::from_secs(30), what, holds);
+}
+
+/// Looks until something is so.
+///
+/// # Panics
+/// When it is not within the time; says what was waited for.
+pub fn wait_within(time: Duration, what: &str, mut holds: impl FnMut() -> bool) {
     let since = Instant::now();
     while !holds() {
-        assert!(since.elapsed() < Duration::from_secs(30), "{what}: not within 30 s");
+        assert!(since.elapsed() < time, "{what}: not within {time:?}");
         thread::sleep(Duration::from_millis(20));
     }
 }

@@ -1,8 +1,11 @@
 //! Without the controller: the host's own root finds the fault and mends it over ssh, and the controller, once it is
 //! back, has it in its record.
 
-use crate::{ctl, fleet, world};
-use vigie_tests::wait_until;
+use std::time::Duration;
+
+use vigie_tests::{wait_until, wait_within};
+
+use crate::{concerns, controller_returns, ctl, fleet, open_incidents, world};
 
 /// The controller dies, a backend is stopped, and somebody logs in.
 #[test]
@@ -34,7 +37,7 @@ fn a_host_is_diagnosed_and_mended_while_the_controller_is_gone() {
     assert!(again.stderr.contains("No agent runs on this host"), "{again:?}");
     let _ = on_vps2(&["systemctl", "start", "vigie-agent"]).exits(0);
 
-    fleet(&["controller", "start"]);
+    controller_returns();
     wait_until("the controller has taken note of it", || {
         let journal = on_vps2(&["vigie-agent", "journal"]).exits(0).stdout;
         let order = journal.lines().find(|line| line.contains("ordered here by"));
@@ -53,27 +56,16 @@ fn an_incident_tells_what_root_did_on_the_host() {
     let _ = world(&["reset", "all"]);
     let _ = world(&["fault", "vps2", "backend-stopped"]);
     let incident = || {
-        let known = ctl(&["incidents", "list", "-o", "json"]).exits(0).json();
-        let known = known["incidents"].as_array().cloned().unwrap_or_default();
-        let of_vps2 = known.into_iter().find(|incident| {
-            incident["state"] == "open"
-                && incident["places"].as_array().is_some_and(|places| {
-                    places.iter().any(|place| place["host_name"] == "vps2" && place["stack"] == "sylion")
-                })
-        });
+        let of_vps2 = open_incidents().into_iter().find(|incident| concerns(incident, "vps2"));
         of_vps2.and_then(|incident| incident["id"].as_str().map(str::to_owned))
     };
-    let since = std::time::Instant::now();
-    while incident().is_none() {
-        assert!(since.elapsed().as_secs() < 120, "no incident opens");
-        std::thread::sleep(std::time::Duration::from_millis(500));
-    }
+    wait_within(Duration::from_secs(120), "an incident opens", || incident().is_some());
     let id = incident().expect("an incident");
     fleet(&["controller", "stop"]);
     let ran =
         crate::try_world(&["exec", "vps2", "--", "vigie-agent", "run", "backend-502", "--yes"]).exits(0);
     assert!(ran.stdout.contains("verified: well again"), "{ran:?}");
-    fleet(&["controller", "start"]);
+    controller_returns();
     wait_until("the incident tells of it", || {
         let shown = ctl(&["incidents", "show", &id]).exits(0).stdout;
         shown.contains("done on the host by root on vps2") && shown.contains("compose_restart on sylion")

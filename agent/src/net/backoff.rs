@@ -9,6 +9,9 @@ const WIDEST: Duration = Duration::from_secs(30);
 /// The widest for what a person has to mend first. Not for ever: they may mend it at the other end.
 const WIDEST_PERMANENT: Duration = Duration::from_secs(300);
 
+/// A session that lasted this long was a good one: the next failure starts with the shortest delay.
+const GOOD: Duration = Duration::from_secs(10);
+
 /// Full jitter: each delay is drawn from the whole window, so that a fleet that lost its controller at one moment does
 /// not come back at one moment.
 #[derive(Debug, Default)]
@@ -25,9 +28,11 @@ impl Backoff {
         scaled(window, chance)
     }
 
-    /// A connection was good.
-    pub(super) fn reset(&mut self) {
-        self.failures = 0;
+    /// A session ended that lasted so long.
+    pub(super) fn lasted(&mut self, session: Duration) {
+        if session >= GOOD {
+            self.failures = 0;
+        }
     }
 }
 
@@ -54,7 +59,9 @@ mod tests {
         let windows: Vec<_> = (0..8).map(|_| backoff.next(false, u64::MAX).as_millis()).collect();
         assert_eq!(windows, [499, 999, 1999, 3999, 7999, 15999, 29999, 29999]);
         assert_eq!(backoff.next(true, u64::MAX).as_millis(), 127_999);
-        backoff.reset();
+        backoff.lasted(GOOD - Duration::from_millis(1));
+        assert_eq!(backoff.next(false, u64::MAX).as_millis(), 29_999, "it hardly came about");
+        backoff.lasted(GOOD);
         assert_eq!(backoff.next(true, u64::MAX).as_millis(), 499);
     }
 

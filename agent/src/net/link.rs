@@ -30,9 +30,6 @@ use crate::host::{Inbox, Outbox};
 /// For the host half's Hello, and for the controller's Welcome.
 const GREETING: Duration = Duration::from_secs(10);
 
-/// A session that lasted this long was a good one: the next failure starts with the shortest delay.
-const GOOD: Duration = Duration::from_secs(10);
-
 /// The longest delay that a controller can ask for.
 const LONGEST_DRAIN: Duration = Duration::from_secs(300);
 
@@ -143,23 +140,20 @@ impl Link {
         let mut backoff = Backoff::default();
         let mut log = Log::default();
         loop {
-            let began = Instant::now();
+            let mut since = None;
             let ended = tokio::select! {
                 () = stop.cancelled() => return,
-                ended = self.session() => ended,
+                ended = self.session(&mut since) => ended,
             };
             if self.inbox.send(Inbox::Disconnected).await.is_err() {
                 return;
             }
+            // However it ended: a controller that is restarted now and then is no reason to come back ever later.
+            backoff.lasted(since.map_or(Duration::ZERO, |since: Instant| since.elapsed()));
             let delay = match &ended {
                 Ended::HostGone => return,
                 Ended::Drain(after) => *after + scaled(Duration::from_millis(500), chance()),
-                _ => {
-                    if began.elapsed() >= GOOD {
-                        backoff.reset();
-                    }
-                    backoff.next(ended.is_permanent(), chance())
-                }
+                _ => backoff.next(ended.is_permanent(), chance()),
             };
             log.say(&self.address, &ended, delay);
             tokio::select! {
@@ -170,8 +164,8 @@ impl Link {
         }
     }
 
-    /// One session, from dialling to its end.
-    async fn session(&mut self) -> Ended {
+    /// One session, from dialling to its end; `since` when the controller welcomed it.
+    async fn session(&mut self, since: &mut Option<Instant>) -> Ended {
         let dial = connect(self.address.clone(), Arc::clone(&self.tls), self.keepalive);
         let channel = tokio::select! {
             channel = dial => match channel {
@@ -199,24 +193,27 @@ impl Link {
         let outputs = Outputs::new(client);
         // Each goes on while the other waits: neither direction can hold up the other one.
         tokio::select! {
-            ended = receive(incoming, &self.inbox, &self.address) => ended,
+            ended = receive(incoming, &self.inbox, &self.address, since) => ended,
             ended = send(&mut self.outbox, &sender, outputs) => ended,
         }
     }
 }
 
 /// From the controller to the host half.
-async fn receive(mut incoming: Streaming<ToAgent>, inbox: &mpsc::Sender<Inbox>, address: &Address) -> Ended {
-    let mut welcomed = false;
+async fn receive(
+    mut incoming: Streaming<ToAgent>,
+    inbox: &mpsc::Sender<Inbox>,
+    address: &Address,
+    since: &mut Option<Instant>,
+) -> Ended {
     loop {
         let next = incoming.message();
-        let message = if welcomed {
-            next.await
-        } else {
-            match timeout(GREETING, next).await {
+        let message = match since {
+            Some(_) => next.await,
+            None => match timeout(GREETING, next).await {
                 Ok(message) => message,
                 Err(_) => return Ended::Silent,
-            }
+            },
         };
         let message = match message {
             Ok(Some(message)) => message,
@@ -225,7 +222,7 @@ async fn receive(mut incoming: Streaming<ToAgent>, inbox: &mpsc::Sender<Inbox>, 
         };
         match &message.message {
             Some(to_agent::Message::Welcome(welcome)) => {
-                welcomed = true;
+                *since = Some(Instant::now());
                 let skew_ms = welcome.now_ms.saturating_sub(now_ms());
                 tracing::info!(%address, controller = welcome.controller, "connected");
                 if skew_ms.abs() > SKEW_MS {

@@ -48,24 +48,32 @@ impl Pulse {
         }
     }
 
-    /// The agent's part that answers said something.
-    pub(super) fn heard(&mut self, name: &str, now_ms: i64) {
+    /// The agent's part that answers said something. True when it had fallen silent.
+    pub(super) fn heard(&mut self, name: &str, now_ms: i64) -> bool {
         self.heard_since = true;
         self.heard_at_ms = now_ms;
-        if !self.answering {
+        let again = !self.answering;
+        if again {
             self.answering = true;
             self.answering_since_ms = now_ms;
             tracing::info!(host = name, "the agent answers again");
         }
+        again
     }
 
-    /// Its time to answer is over.
-    fn overdue(&mut self, name: &str) {
-        if !self.heard_since && self.answering {
+    /// Its time to answer is over. True when it falls silent by that.
+    fn overdue(&mut self, name: &str) -> bool {
+        let silent = !self.heard_since && self.answering;
+        if silent {
             self.answering = false;
             self.answering_since_ms = self.heard_at_ms;
             tracing::warn!(host = name, "the agent is connected and does not answer");
         }
+        silent
+    }
+
+    pub(super) fn is_answering(&self) -> bool {
+        self.answering
     }
 
     fn answered(&mut self, pong: Pong, now_ms: i64) {
@@ -109,7 +117,9 @@ impl Fleet {
                 tracing::debug!(%host, %error, "an agent was not asked whether it answers");
             }
             sleep(PATIENCE).await;
-            self.in_session(host, session, Pulse::overdue);
+            if self.in_session(host, session, Pulse::overdue) == Some(true) {
+                self.changed(host);
+            }
             sleep(EVERY.saturating_sub(PATIENCE)).await;
         }
     }

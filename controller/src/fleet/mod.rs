@@ -196,6 +196,11 @@ impl Fleet {
         self.session(host).is_some()
     }
 
+    /// Whether anything is heard in a host's session; `None` when it has none.
+    pub(crate) fn is_answering(&self, host: HostId) -> Option<bool> {
+        self.hosts().get(&host)?.session.as_ref().map(|session| session.pulse.is_answering())
+    }
+
     /// The hosts that have a session.
     pub fn connected(&self) -> BTreeSet<HostId> {
         self.hosts().iter().filter(|(_, known)| known.session.is_some()).map(|(id, _)| *id).collect()
@@ -206,7 +211,7 @@ impl Fleet {
         self.hosts().get(&host)?.session.as_ref().map(|session| session.id)
     }
 
-    /// Names each host whose session begins or ends from now on.
+    /// Names each host whose session begins or ends from now on, or whose agent falls silent in it, or answers again.
     pub fn changes(&self) -> broadcast::Receiver<HostId> {
         self.0.changes.subscribe()
     }
@@ -291,14 +296,22 @@ impl Fleet {
     /// Takes note that an agent was heard of.
     pub(crate) fn heard_of(&self, host: HostId, session: SessionId) {
         let now_ms = self.now_ms();
-        if let Some(known) = self.hosts().get_mut(&host)
-            && known.is_in(session)
-        {
-            known.row.last_seen_ms = now_ms;
-            if let Some(present) = &mut known.session {
-                present.pulse.heard(&known.row.name, known.row.last_seen_ms);
+        let again = match self.hosts().get_mut(&host) {
+            Some(known) if known.is_in(session) => {
+                known.row.last_seen_ms = now_ms;
+                known.session.as_mut().is_some_and(|present| present.pulse.heard(&known.row.name, now_ms))
             }
+            _ => false,
+        };
+        if again {
+            self.changed(host);
         }
+    }
+
+    /// Tells those who want to know that a host came, went, fell silent or answers again.
+    fn changed(&self, host: HostId) {
+        // Nobody may want to.
+        let _ = self.0.changes.send(host);
     }
 
     /// Completes when something was learnt that the store does not have yet.

@@ -111,8 +111,7 @@ impl Fleet {
             known.row.name.clone()
         };
         self.ring();
-        // Nobody may be listening.
-        let _ = self.0.changes.send(host);
+        self.changed(host);
         Ok(Attached { host, name, id, outbound, end: ending, held: Held { host, id, fleet: self.clone() } })
     }
 
@@ -138,7 +137,7 @@ impl Fleet {
             known.dirty = true;
         }
         self.ring();
-        let _ = self.0.changes.send(host);
+        self.changed(host);
     }
 }
 

@@ -75,12 +75,13 @@ pub(super) enum Input {
         witness: Witness,
         symptoms: Vec<Symptom>,
     },
-    /// An agent's session ended, or has not begun since the controller started.
+    /// An agent's session ended, or has not begun since the controller started, or nothing is heard in it.
     Away {
         host: HostId,
         name: String,
+        says: &'static str,
     },
-    /// An agent's session began.
+    /// An agent is connected and answers.
     Back {
         host: HostId,
     },
@@ -126,7 +127,8 @@ pub(super) struct Decision {
 #[derive(Debug, Default)]
 struct Seen {
     name: String,
-    away_since_ms: Option<i64>,
+    /// Since when its agent is away, and how.
+    away: Option<(i64, &'static str)>,
 }
 
 /// Every incident that is not closed, and what hosts show.
@@ -183,13 +185,13 @@ impl Board {
                 seen.name = name;
                 self.shows(host, witness, symptoms, now_ms, &mut decision);
             }
-            Input::Away { host, name } => {
+            Input::Away { host, name, says } => {
                 let seen = self.hosts.entry(host).or_default();
                 seen.name = name;
-                seen.away_since_ms.get_or_insert(now_ms);
+                seen.away = Some((seen.away.map_or(now_ms, |(since, _)| since), says));
             }
             Input::Back { host } => {
-                self.hosts.entry(host).or_default().away_since_ms = None;
+                self.hosts.entry(host).or_default().away = None;
                 self.ends(host, now_ms, &mut decision, |symptom| symptom.place == AWAY_PLACE);
             }
             Input::Diagnosing { incident, run } => {
@@ -225,7 +227,7 @@ impl Board {
             [diagnose, due, calm]
         });
         let away = self.hosts.iter().filter_map(|(host, seen)| {
-            let since = seen.away_since_ms?;
+            let (since, _) = seen.away?;
             (!self.is_away_told(*host)).then_some(since + AWAY_MS)
         });
         incidents.flatten().chain(away).min()
@@ -483,21 +485,16 @@ impl Board {
 
     /// What time alone brings.
     fn passes(&mut self, now_ms: i64, decision: &mut Decision) {
-        let silent: Vec<_> = self
-            .hosts
-            .iter()
-            .filter(|(host, seen)| {
-                seen.away_since_ms.is_some_and(|since| now_ms >= since + AWAY_MS)
-                    && !self.is_away_told(**host)
-            })
-            .map(|(host, seen)| (*host, seen.away_since_ms.unwrap_or(now_ms)))
+        let away = self.hosts.iter().filter_map(|(host, seen)| seen.away.map(|away| (*host, away)));
+        let silent: Vec<_> = away
+            .filter(|(host, (since, _))| now_ms >= since + AWAY_MS && !self.is_away_told(*host))
             .collect();
-        for (host, since_ms) in silent {
+        for (host, (since_ms, says)) in silent {
             let symptom = Symptom {
                 runbook: AWAY_RUNBOOK.to_owned(),
                 place: AWAY_PLACE,
                 severity: "critical".to_owned(),
-                says: "the host's agent is not connected".to_owned(),
+                says: says.to_owned(),
                 since_ms,
                 ..Symptom::default()
             };

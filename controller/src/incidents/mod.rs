@@ -264,12 +264,15 @@ impl Incidents {
         }
     }
 
-    /// Whether a host came or went; nothing for one that is forgotten.
+    /// Whether a host's agent is heard of; nothing for one that is forgotten.
     fn presence(&self, host: HostId) -> Option<Input> {
         let name = self.0.fleet.name(host)?;
-        Some(match self.0.fleet.is_connected(host) {
-            true => Input::Back { host },
-            false => Input::Away { host, name },
+        Some(match self.0.fleet.is_answering(host) {
+            Some(true) => Input::Back { host },
+            Some(false) => {
+                Input::Away { host, name, says: "the host's agent is connected and does not answer" }
+            }
+            None => Input::Away { host, name, says: "the host's agent is not connected" },
         })
     }
 

@@ -346,12 +346,21 @@ fn a_silent_agent_is_a_symptom_and_its_host_keeps_the_others() {
     bench.shows(0, &[symptom("redis-down", "critical")]);
     bench.passes(60_000, "Redis is stopped");
     let (host, name) = (bench.hosts[0], "vps1".to_owned());
-    bench.take(Input::Away { host, name });
+    bench.take(Input::Away { host, name, says: "not connected" });
     bench.passes(30_000, "");
     bench.take(Input::Back { host });
     bench.passes(120_000, "");
     assert_eq!(bench.kinds(), [Kind::Opened], "a short absence is none");
-    bench.take(Input::Away { host: bench.hosts[1], name: "vps2".to_owned() });
+    let away = |says| Input::Away { host: bench.hosts[1], name: "vps2".to_owned(), says };
+    let (silent, gone) = (away("does not answer"), away("not connected"));
+    bench.take(silent);
+    bench.now_ms += AWAY_MS / 2;
+    bench.take(gone);
+    assert_eq!(
+        bench.board.wake_at_ms(),
+        Some(bench.now_ms + AWAY_MS / 2),
+        "it counts from its first silence"
+    );
     bench.passes(AWAY_MS + 60_000, "vps2 does not answer");
     assert_eq!(bench.kinds(), [Kind::Opened, Kind::Opened]);
     assert_eq!(bench.told[1].hosts, ["vps2"]);
@@ -483,7 +492,7 @@ proptest! {
                 }
                 Move::Away(host) => {
                     let (host, name) = (bench.hosts[host], format!("vps{host}"));
-                    bench.take(Input::Away { host, name });
+                    bench.take(Input::Away { host, name, says: "not connected" });
                 }
                 Move::Back(host) => bench.take(Input::Back { host: bench.hosts[host] }),
                 Move::Passes(ms) => bench.passes(ms, "a cause"),

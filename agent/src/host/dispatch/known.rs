@@ -9,7 +9,7 @@ use tokio::{
 };
 use vigie_proto::{
     id::TaskId,
-    v1::{AuditHead, Cancel, Failure, Hello, Outcome, Started, from_agent},
+    v1::{Cancel, Hello, Outcome, Started, from_agent},
 };
 
 use super::{Dispatch, Event, Kept, Shared, Underway, order};
@@ -69,33 +69,6 @@ impl Dispatch {
                 self.shared.stack(&begun.stack).try_lock_owned().ok().filter(|_| !begun.stack.is_empty());
             self.ordered.spawn(find_out(Arc::clone(&self.shared), order, begun, at_ms, alone));
         }
-    }
-
-    /// Compares the journal with what the controller has seen of it. One that ends earlier, or otherwise, is an older copy: of
-    /// a machine that was put back to a snapshot, or of a disk that was restored. What was done since could be done again.
-    pub(super) fn compare(&mut self, seen: Option<AuditHead>) {
-        let Some(seen) = seen else { return };
-        let own = self.shared.journal.audit_head();
-        let is_older = seen.seq > own.seq || (seen.seq == own.seq && seen.seq > 0 && seen.hash != own.hash);
-        if is_older && self.put_back.is_none() {
-            tracing::error!(
-                own = own.seq,
-                seen = seen.seq,
-                "this journal is an older one than the controller has seen: orders are refused until the host is enrolled anew"
-            );
-        }
-        self.put_back = is_older.then_some(seen.seq);
-    }
-
-    /// Why an order is refused then.
-    pub(super) fn is_put_back(&self) -> Failure {
-        let (own, seen) = (self.shared.journal.audit_head().seq, self.put_back.unwrap_or_default());
-        let message = format!(
-            "the journal ends at record {own}, and the controller has seen record {seen}: it was put back"
-        );
-        Failure::new("journal_put_back", message).hint(
-            "the host does not know what it did since: look at it, then enrol it again with `vigie-agent enroll --replace`",
-        )
     }
 
     /// Says Hello, then every outcome that the controller has not acknowledged.

@@ -160,6 +160,15 @@ fn a_host_that_was_put_back_to_a_snapshot_runs_no_orders() {
         "{refused:?}"
     );
     let _ = fleet.vigiectl(&["probe", "host_facts", "-H", "vps1"]).exits(0);
+
+    // Each start writes a record. However far the older copy has grown by now, it is not the one that the controller has seen.
+    for _ in 0..4 {
+        agent.kill();
+        fleet.wait_connected("vps1", false);
+        agent.start();
+        fleet.wait_connected("vps1", true);
+        assert!(exec(4).stdout.contains("put back"));
+    }
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -364,9 +364,12 @@ impl Known {
         Self { row, journal, session: None, dirty: false }
     }
 
-    /// A journal only grows: one that ends earlier is an older copy, and says nothing of what is the newest.
+    /// Keeps how far a journal goes. It only grows: one that ends earlier, or otherwise at the same record, is an older copy
+    /// and says nothing of what is the newest.
     fn journal_seen(&mut self, head: AuditHead) {
-        if self.journal.as_ref().is_some_and(|seen| seen.seq > head.seq) {
+        let is_other =
+            |seen: &AuditHead| seen.seq > head.seq || (seen.seq == head.seq && seen.hash != head.hash);
+        if self.journal.as_ref().is_some_and(is_other) {
             tracing::warn!(
                 host = self.row.name,
                 seq = head.seq,
@@ -379,6 +382,14 @@ impl Known {
             self.dirty = true;
         }
         self.journal = Some(head);
+    }
+
+    /// Keeps what a hello says of the journal where nothing was seen of this enrolment's before. Later, only its agent can
+    /// tell whether the journal is still the one that was seen, and tells how far it goes once it knows.
+    fn journal_greeted(&mut self, head: AuditHead) {
+        if self.journal.is_none() {
+            self.journal_seen(head);
+        }
     }
 
     /// What its agent tells of it, beside what we know ourselves.

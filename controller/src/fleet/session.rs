@@ -105,7 +105,7 @@ impl Fleet {
                 known.reported(state);
             }
             if let Some(head) = hello.audit_head {
-                known.journal_seen(head);
+                known.journal_greeted(head);
             }
             known.dirty = true;
             known.row.name.clone()

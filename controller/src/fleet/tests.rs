@@ -165,6 +165,45 @@ async fn messages_reach_the_session_and_a_full_queue_refuses_more() {
 }
 
 #[tokio::test]
+async fn what_was_seen_of_a_journal_is_never_replaced_by_another_one() {
+    let world = World::new().await;
+    let head = |seq, hash| AuditHead { seq, hash: vec![hash; 32] };
+    let attach = async |told: AuditHead| {
+        let hello = Hello {
+            incarnation: 1,
+            audit_head: Some(told),
+            state: Some(HostState::default()),
+            ..Default::default()
+        };
+        let mut attached = world.fleet.attach(&world.permit(), "one", hello).await.unwrap();
+        let Some(to_agent::Message::Welcome(welcome)) = attached.outbound.recv().await.unwrap().message
+        else {
+            panic!("a welcome")
+        };
+        (attached, welcome.seen)
+    };
+    let (first, seen) = attach(head(3, 1)).await;
+    assert_eq!(seen, None, "nothing was seen of this enrolment");
+    // Its agent, which knows what it compared with, says how far it goes.
+    world.fleet.journal_seen(world.host, first.id, head(5, 1));
+    // A hello takes nothing back and nothing forward.
+    for told in [head(4, 2), head(5, 2), head(6, 2)] {
+        let (session, seen) = attach(told.clone()).await;
+        assert_eq!(seen, Some(head(5, 1)), "{told:?}");
+        if told.seq <= 5 {
+            world.fleet.journal_seen(world.host, session.id, told);
+        }
+    }
+    world.fleet.remember().await.unwrap();
+    let again = Fleet::load(Arc::clone(&world.store), Arc::new(SystemClock)).await.unwrap();
+    let kept = again.host(&operator(), "vps1").unwrap().state.unwrap().journal;
+    assert_eq!(kept, Some(head(5, 1)), "a restart knows it as well");
+    // Another enrolment has another journal.
+    world.fleet.enrolled(enrol(&*world.store, "vps1", true, "41").await);
+    assert_eq!(world.fleet.hosts()[&world.host].journal, None);
+}
+
+#[tokio::test]
 async fn a_restarted_fleet_remembers() {
     let world = World::new().await;
     let attached = world.attach().await.unwrap();

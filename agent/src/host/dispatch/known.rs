@@ -7,9 +7,10 @@ use tokio::{
     sync::OwnedMutexGuard,
     time::{Instant, sleep},
 };
+use tokio_util::sync::CancellationToken;
 use vigie_proto::{
     id::TaskId,
-    v1::{AuditHead, Cancel, Failure, Hello, Outcome, Started, from_agent},
+    v1::{Cancel, Hello, Outcome, Started, from_agent},
 };
 
 use super::{Dispatch, Event, Kept, Shared, Underway, order};
@@ -49,6 +50,7 @@ impl Dispatch {
                 "orders will be refused"
             );
         }
+        self.tidy();
         let begun: Vec<_> = self.shared.journal.index().started().collect();
         for order in begun {
             let (begun, at_ms) = match (
@@ -63,39 +65,24 @@ impl Dispatch {
                 _ => continue,
             };
             tracing::warn!(%order, "an order had begun when the agent ended: finding out what became of it");
-            self.underway.insert(order, Underway::running(at_ms));
+            let underway = Underway::running(at_ms);
+            let stop = underway.stop.clone();
+            self.underway.insert(order, underway);
             // Nobody else is on the stack before this loop takes its first order.
             let alone =
                 self.shared.stack(&begun.stack).try_lock_owned().ok().filter(|_| !begun.stack.is_empty());
-            self.ordered.spawn(find_out(Arc::clone(&self.shared), order, begun, at_ms, alone));
+            self.ordered.spawn(find_out(Arc::clone(&self.shared), order, begun, at_ms, stop, alone));
         }
     }
 
-    /// Compares the journal with what the controller has seen of it. One that ends earlier, or otherwise, is an older copy: of
-    /// a machine that was put back to a snapshot, or of a disk that was restored. What was done since could be done again.
-    pub(super) fn compare(&mut self, seen: Option<AuditHead>) {
-        let Some(seen) = seen else { return };
-        let own = self.shared.journal.audit_head();
-        let is_older = seen.seq > own.seq || (seen.seq == own.seq && seen.seq > 0 && seen.hash != own.hash);
-        if is_older && self.put_back.is_none() {
-            tracing::error!(
-                own = own.seq,
-                seen = seen.seq,
-                "this journal is an older one than the controller has seen: orders are refused until the host is enrolled anew"
-            );
+    /// Lets go of what an earlier agent kept of orders whose end it wrote down, and died before it could.
+    fn tidy(&self) {
+        for order in self.shared.executor.kept() {
+            let standing = self.shared.journal.standing(order);
+            if matches!(standing, Some(Standing::Finished { .. } | Standing::Acknowledged { .. })) {
+                self.shared.executor.forget(order);
+            }
         }
-        self.put_back = is_older.then_some(seen.seq);
-    }
-
-    /// Why an order is refused then.
-    pub(super) fn is_put_back(&self) -> Failure {
-        let (own, seen) = (self.shared.journal.audit_head().seq, self.put_back.unwrap_or_default());
-        let message = format!(
-            "the journal ends at record {own}, and the controller has seen record {seen}: it was put back"
-        );
-        Failure::new("journal_put_back", message).hint(
-            "the host does not know what it did since: look at it, then enrol it again with `vigie-agent enroll --replace`",
-        )
     }
 
     /// Says Hello, then every outcome that the controller has not acknowledged.
@@ -208,13 +195,14 @@ async fn find_out(
     order: TaskId,
     begun: journal::Started,
     at_ms: i64,
+    stop: CancellationToken,
     _alone: Option<OwnedMutexGuard<()>>,
 ) {
     let until = Instant::now() + PATIENCE;
     let witness = loop {
-        let (executor, started) = (Arc::clone(&shared.executor), begun.clone());
+        let (executor, started, stop) = (Arc::clone(&shared.executor), begun.clone(), stop.clone());
         // A look that dies is none, and no end of the loop that waits for it.
-        let look = tokio::spawn(async move { executor.look_back(order, &started, at_ms).await });
+        let look = tokio::spawn(async move { executor.look_back(order, &started, at_ms, stop).await });
         let seen = look.await.unwrap_or_else(|error| {
             tracing::error!(%order, error = &error as &dyn std::error::Error, "a look at an order died");
             Witness::Unknown("the look at it died inside the agent".to_owned())

@@ -4,6 +4,7 @@
 //! network half; whatever takes time runs in a task of its own and comes back as an event. Probes are bounded in number
 //! and in time. Orders are believed, looked up in the journal, and carried out by [`order`].
 
+mod chain;
 mod challenges;
 mod denials;
 mod known;
@@ -40,6 +41,7 @@ use vigie_proto::{
     },
 };
 
+use chain::Chain;
 use challenges::{Challenges, VALID};
 use denials::Denials;
 use local::Ask;
@@ -125,8 +127,7 @@ pub struct Dispatch {
     noting: JoinSet<()>,
     denials: Denials,
     challenges: Challenges,
-    /// The controller has seen this much of the journal, which is more than there is: it is an older one.
-    put_back: Option<u64>,
+    chain: Chain,
     progress: Progress,
     /// What the host's own root asks for, and who waits for its end.
     local: Local,
@@ -168,7 +169,7 @@ impl Dispatch {
             noting: JoinSet::new(),
             denials: Denials::default(),
             challenges: Challenges::default(),
-            put_back: None,
+            chain: Chain::default(),
             progress: Progress::default(),
         }
     }
@@ -226,6 +227,7 @@ impl Dispatch {
         match message {
             Inbox::Connected => {
                 self.connected = true;
+                self.ask_anew();
                 self.greet().await;
             }
             Inbox::Disconnected => self.connected = false,
@@ -249,7 +251,7 @@ impl Dispatch {
                 to_agent::Message::Probe(_)
                 | to_agent::Message::Execute(_)
                 | to_agent::Message::Prepare(_) => {}
-                to_agent::Message::Welcome(welcome) => self.compare(welcome.seen),
+                to_agent::Message::Welcome(welcome) => self.compare(welcome.seen).await,
                 // The network half's own business.
                 to_agent::Message::Drain(_) => {}
             },
@@ -345,8 +347,7 @@ impl Dispatch {
                 self.underway.insert(verified.order(), Underway::waiting());
                 self.noting.spawn(order::refuse(Arc::clone(&self.shared), verified, failure));
             }
-            (Ok(verified), Ok(_)) if self.put_back.is_some() => {
-                let failure = self.is_put_back();
+            (Ok(verified), Ok(_)) if let Some(failure) = self.is_put_back() => {
                 tracing::warn!(order = %verified.order(), code = failure.code, reason = failure.message, "an order is refused");
                 let (order, run) = (verified.order(), verified.run().to_string());
                 self.send_finished(order, run, Outcome::refused(failure)).await;
@@ -479,7 +480,7 @@ impl Dispatch {
                 }
                 self.send_finished(order, run, outcome).await;
                 if kept == Kept::Journal {
-                    self.send(from_agent::Message::AuditHead(self.shared.journal.audit_head())).await;
+                    self.tell_head().await;
                 }
             }
         }

@@ -51,6 +51,9 @@ struct Scripted {
     /// What is seen of orders whose end nobody saw, one look after the other; nothing tells any more after the last.
     seen: Mutex<Vec<Witness>>,
     forgotten: Mutex<Vec<TaskId>>,
+    kept: Vec<TaskId>,
+    /// A look waits for a program that goes on until it is stopped.
+    goes_on: AtomicBool,
 }
 
 fn preview() -> result::Operation {
@@ -116,14 +119,31 @@ impl Executor for Arc<Scripted> {
         }
     }
 
-    async fn look_back(&self, _: TaskId, begun: &journal::Started, at_ms: i64) -> Witness {
+    async fn look_back(
+        &self,
+        _: TaskId,
+        begun: &journal::Started,
+        at_ms: i64,
+        stop: CancellationToken,
+    ) -> Witness {
         assert!(begun.request.is_some() && at_ms > 0, "it knows what began");
+        if self.goes_on.load(Ordering::SeqCst) {
+            stop.cancelled().await;
+            return Witness::Seen(Box::new(Outcome::ended(
+                OutcomeStatus::Cancelled,
+                Failure::new("stopped", ""),
+            )));
+        }
         let mut seen = self.seen.lock().unwrap();
         if seen.is_empty() { Witness::Unknown("nothing tells".to_owned()) } else { seen.remove(0) }
     }
 
     fn forget(&self, order: TaskId) {
         self.forgotten.lock().unwrap().push(order);
+    }
+
+    fn kept(&self) -> Vec<TaskId> {
+        self.kept.clone()
     }
 
     fn secrets(&self) -> Result<Arc<Patterns>, RedactionError> {
@@ -289,15 +309,35 @@ impl Agent {
         self.tell(to_agent::Message::Probe(probe)).await;
     }
 
+    /// The next message, of whatever kind.
+    async fn any(&mut self) -> from_agent::Message {
+        loop {
+            match timeout(SOON, self.outbox.recv()).await.expect("a message").expect("an agent") {
+                Outbox::Message(message) => return message.message.unwrap(),
+                Outbox::Output(_) => {}
+            }
+        }
+    }
+
     /// The next message; where the chain's head stands is told often and is not waited for.
     async fn next(&mut self) -> from_agent::Message {
         loop {
-            match timeout(SOON, self.outbox.recv()).await.expect("a message").expect("an agent") {
-                Outbox::Message(message) => match message.message.unwrap() {
-                    from_agent::Message::AuditHead(_) => {}
-                    message => return message,
-                },
-                Outbox::Output(_) => {}
+            match self.any().await {
+                from_agent::Message::AuditHead(_) => {}
+                message => return message,
+            }
+        }
+    }
+
+    /// The heads that are told until everything that was asked before has been looked at.
+    async fn heads(&mut self) -> Vec<v1::AuditHead> {
+        self.probe("heads", facts()).await;
+        let mut heads = Vec::new();
+        loop {
+            match self.any().await {
+                from_agent::Message::AuditHead(head) => heads.push(head),
+                from_agent::Message::ProbeResult(_) => return heads,
+                _ => {}
             }
         }
     }
@@ -593,28 +633,104 @@ async fn a_withdrawn_order_never_begins() {
     agent.end().await;
 }
 
+fn welcome(seq: u64, hash: Vec<u8>) -> to_agent::Message {
+    let seen = Some(v1::AuditHead { seq, hash });
+    to_agent::Message::Welcome(v1::Welcome { seen, ..Default::default() })
+}
+
+/// The agent died with a program of an order under way. The next one is asked to stop it before it has seen its end.
+#[tokio::test]
+async fn what_is_found_again_is_stopped_when_its_run_is_ended() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    let order = world.order(exec("hang", &[]));
+    agent.execute(&order).await;
+    agent.started().await;
+    agent.end().await;
+    world.executor.goes_on.store(true, Ordering::SeqCst);
+    let mut agent = world.connected().await;
+    agent.tell(to_agent::Message::Cancel(v1::Cancel { order: id(&order) })).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Cancelled, "stopped"));
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn what_is_left_of_orders_that_ended_goes_when_the_agent_starts() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    let (ended, hangs, strange) =
+        (world.order(exec("true", &[])), world.order(exec("hang", &[])), TaskId::new());
+    agent.execute(&ended).await;
+    agent.started().await;
+    agent.finished().await;
+    agent.execute(&hangs).await;
+    agent.started().await;
+    agent.end().await;
+    let [ended, hangs] = [&ended, &hangs].map(|order| id(order).parse().unwrap());
+    let executor = Scripted { kept: vec![ended, hangs, strange], goes_on: true.into(), ..Default::default() };
+    let world = World { executor: Arc::new(executor), ..world };
+    let mut agent = world.connected().await;
+    agent.settled().await;
+    // Of one that may still run, and of one that the journal does not know, all is kept.
+    assert_eq!(*world.executor.forgotten.lock().unwrap(), [ended]);
+    agent.end().await;
+}
+
 #[tokio::test]
 async fn a_journal_that_was_put_back_runs_nothing() {
     let world = World::new(Scripted::default());
     let mut agent = world.connected().await;
-    let welcome = |seq, hash: Vec<u8>| {
-        let seen = Some(v1::AuditHead { seq, hash });
-        to_agent::Message::Welcome(v1::Welcome { seen, ..Default::default() })
-    };
+    let first = agent.journal.audit_head();
+    agent.execute(&world.order(exec("true", &[]))).await;
+    agent.started().await;
+    agent.finished().await;
     let own = agent.journal.audit_head();
-    for (seq, hash) in [(own.seq + 1, vec![7; 32]), (own.seq, vec![7; 32])] {
+    // It ends earlier, ends otherwise, or is another one further back and has grown past that since.
+    for (seq, hash) in [(own.seq + 1, vec![7; 32]), (own.seq, vec![7; 32]), (first.seq, vec![7; 32])] {
         agent.tell(welcome(seq, hash)).await;
         agent.execute(&world.order(exec("true", &[]))).await;
         assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Refused, "journal_put_back"));
     }
-    // Probes go on, and so do orders once the two agree.
+    // Probes go on, and so do orders once the two agree, also when the controller is behind.
     agent.probe("p", facts()).await;
     assert_eq!(agent.result().await.1.status(), OutcomeStatus::Succeeded);
-    agent.tell(welcome(own.seq, own.hash)).await;
-    agent.execute(&world.order(exec("true", &[]))).await;
+    for seen in [own, first] {
+        agent.tell(welcome(seen.seq, seen.hash)).await;
+        agent.execute(&world.order(exec("true", &[]))).await;
+        agent.started().await;
+        assert_eq!(agent.finished().await.1.status(), OutcomeStatus::Succeeded);
+    }
+    assert_eq!(world.ran(), 4, "the probe, and three of the six orders");
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn a_head_is_told_only_where_the_two_agree() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    let own = agent.journal.audit_head();
+    let order = || world.order(exec("true", &[]));
+    agent.execute(&order()).await;
     agent.started().await;
-    assert_eq!(agent.finished().await.1.status(), OutcomeStatus::Succeeded);
-    assert_eq!(world.ran(), 2, "the probe, and one of the three orders");
+    agent.finished().await;
+    assert!(agent.heads().await.is_empty(), "nobody said what was seen");
+    agent.tell(welcome(own.seq, own.hash.clone())).await;
+    assert_eq!(agent.heads().await, [agent.journal.audit_head()]);
+    agent.execute(&order()).await;
+    agent.started().await;
+    agent.finished().await;
+    assert_eq!(agent.heads().await, [agent.journal.audit_head()], "it has grown");
+    // An older copy never becomes what was seen, and a new session does not make it another one.
+    agent.tell(welcome(own.seq, vec![7; 32])).await;
+    assert!(agent.heads().await.is_empty());
+    agent.hello().await;
+    assert!(agent.heads().await.is_empty());
+    agent.execute(&order()).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Refused, "journal_put_back"));
+    agent.tell(welcome(own.seq, own.hash)).await;
+    assert_eq!(agent.heads().await, [agent.journal.audit_head()]);
+    agent.hello().await;
+    assert!(agent.heads().await.is_empty(), "in this session nobody said what was seen");
     agent.end().await;
 }
 

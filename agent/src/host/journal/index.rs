@@ -1,16 +1,20 @@
 //! What the records add up to. A fold: the same records give the same index, live and after a restart.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
 };
 
 use vigie_proto::{
     id::{RunId, TaskId},
-    v1::DoneHere,
+    v1::{AuditHead, DoneHere},
 };
 
 use super::{Entry, Position, Record, Started, frame::Hash};
+
+/// Of so many of the newest records the hash is at hand, for whoever saw the chain's head a while ago: more than a host
+/// writes between two sessions, a few hundred kilobytes.
+const RECENT: usize = 4096;
 
 /// Where an order stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +41,8 @@ pub struct Index {
     epochs: HashMap<RunId, (u64, u64)>,
     seq: u64,
     hash: Hash,
+    /// The newest records, in their order, as far as their segments are there.
+    recent: VecDeque<Position>,
     /// Set when the journal takes no more records; holds the first bad record's number where it is corrupt.
     pub(super) broken: Option<Option<u64>>,
 }
@@ -54,6 +60,10 @@ struct Known {
 impl Index {
     pub(super) fn apply(&mut self, record: Record, position: Position) {
         (self.seq, self.hash) = (position.seq, position.hash);
+        self.recent.push_back(position);
+        if self.recent.len() > RECENT {
+            self.recent.pop_front();
+        }
         match record.entry {
             Some(Entry::Started(started)) => {
                 self.epoch_seen(&started.run, started.epoch, position.segment);
@@ -138,6 +148,14 @@ impl Index {
         (self.seq, self.hash)
     }
 
+    /// Whether a head that somebody has seen was another journal's: the record of that number is not here, or is another
+    /// one. A record that is not at hand any more contradicts nothing.
+    pub fn contradicts(&self, seen: &AuditHead) -> bool {
+        let here = self.recent.binary_search_by_key(&seen.seq, |position| position.seq);
+        let other = here.is_ok_and(|at| self.recent[at].hash[..] != seen.hash[..]);
+        other || seen.seq > self.seq
+    }
+
     /// Whether the journal takes no more records.
     pub fn is_broken(&self) -> bool {
         self.broken.is_some()
@@ -155,6 +173,7 @@ impl Index {
     pub(super) fn forget(&mut self, segment: u64) {
         self.orders.retain(|_, known| known.segment > segment);
         self.epochs.retain(|_, (_, told)| *told > segment);
+        self.recent.retain(|position| position.segment > segment);
     }
 }
 

@@ -177,6 +177,36 @@ fn old_segments_go_when_nothing_in_them_matters_any_more() {
 }
 
 #[test]
+fn a_head_that_was_seen_is_known_again_and_another_one_contradicts() {
+    let seen = |journal: &Journal<Memory>| journal.index().audit_head();
+    let deny = |journal: &mut Journal<Memory>, times: usize| {
+        (0..times).for_each(|_| journal.denied(Denied::default(), 1).unwrap());
+    };
+    let mut journal = empty();
+    let nothing = seen(&journal);
+    assert!(!journal.index().contradicts(&nothing), "nothing was seen");
+    deny(&mut journal, 3);
+    let (snapshot, before) = (journal.storage.clone(), seen(&journal));
+    journal.denied(Denied { claimed: "x".to_owned(), ..Default::default() }, 2).unwrap();
+    let lost = seen(&journal);
+    for journal in [&journal, &again(&journal)] {
+        assert!(!journal.index().contradicts(&before) && !journal.index().contradicts(&lost));
+    }
+    // The snapshot knows what was before it; what came after it is never its own, however far it goes on.
+    let mut put_back = Journal::open(snapshot);
+    for grown in [0, 1, 1, 10] {
+        deny(&mut put_back, grown);
+        for journal in [&put_back, &again(&put_back)] {
+            assert!(!journal.index().contradicts(&before), "{grown}");
+            assert!(journal.index().contradicts(&lost), "{grown}");
+        }
+    }
+    // Of what is long past nothing is told.
+    deny(&mut put_back, 4096);
+    assert!(!put_back.index().contradicts(&lost));
+}
+
+#[test]
 fn an_order_in_doubt_is_remembered_for_its_real_time() {
     let mut journal = empty();
     let order = TaskId::new();

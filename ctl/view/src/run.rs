@@ -295,6 +295,11 @@ impl RunView {
         }
     }
 
+    /// The run that this one tries again; empty for none.
+    pub fn retry_of(&self) -> &str {
+        self.opened.spec.as_ref().map_or("", |spec| &spec.retry_of)
+    }
+
     /// How far the runbook is taken; `Unspecified` for a single operation.
     pub fn mode(&self) -> RunMode {
         match self.opened.spec.as_ref().and_then(|spec| spec.kind.as_ref()) {

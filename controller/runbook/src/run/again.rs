@@ -248,6 +248,16 @@ mod tests {
     }
 
     #[test]
+    fn the_report_of_a_retry_names_the_run_before() {
+        let before = closed([OutcomeStatus::Failed; 3]);
+        let opened = Event::Opened(retry(&before, &[0]));
+        let first = RunEvent { seq: 1, at_ms: 0, event: Some(opened) };
+        let state = State::fold(RunId::new(), [&first]).unwrap();
+        let report = crate::report::markdown(&state, &[first]);
+        assert!(report.contains(&format!("| Retry of | {} |", before.run())), "{report}");
+    }
+
+    #[test]
     fn a_question_is_worth_asking_again_where_nobody_answered() {
         let mut before = opened(spec(request::Operation::HostLoad(HostLoadRequest::default())));
         for (target, status) in [OutcomeStatus::Succeeded, OutcomeStatus::Unreachable, OutcomeStatus::Failed]

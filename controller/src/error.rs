@@ -8,7 +8,7 @@ use std::error::Error;
 
 use tonic::{Code, Status, metadata::MetadataValue};
 use vigie_proto::{id::IdError, order::TrustError, selector::SelectorError};
-use vigie_runbook::run::{Corrupt, OpenError, Rejected};
+use vigie_runbook::run::{Corrupt, NotAgain, OpenError, Rejected};
 
 use crate::{
     authority::{IssueError, RequestError},
@@ -131,6 +131,8 @@ pub enum HostsError {
     NoHosts,
     #[error("none of the selected hosts has {}", .stack.as_ref().map_or("a stack".to_owned(), |s| format!("the stack `{s}`")))]
     NoStack { stack: Option<String> },
+    #[error("{}", match .stack.as_str() { "" => format!("no stack of {host} is named, and the request is about stacks"), stack => format!("{host} has no stack `{stack}`") })]
+    NoPlace { host: String, stack: String },
     #[error("{0:?} is not a host's name: lower-case letters, digits, `.`, `-` and `_`, at most 63")]
     Name(String),
     #[error("{0:?} is not a label's name or value: letters, digits, `.`, `_`, `-` and `/`, at most 63")]
@@ -174,7 +176,7 @@ impl From<HostsError> for Status {
             E::NoHosts => {
                 Answer::new(Code::NotFound, "no_hosts", &error).hint("`vigiectl hosts add root@HOST` adds one")
             }
-            E::NoStack { .. } => Answer::new(Code::FailedPrecondition, "no_stack", &error)
+            E::NoStack { .. } | E::NoPlace { .. } => Answer::new(Code::FailedPrecondition, "no_stack", &error)
                 .hint("a stack is known once its host's agent has reported it; `vigiectl hosts show HOST` lists them"),
             E::Name(_) => Answer::invalid("bad_name", &error),
             E::Label(_) | E::LabelTwice(_) | E::TooManyLabels(_) => Answer::invalid("bad_label", &error),
@@ -213,6 +215,8 @@ pub enum RunsError {
     Different(vigie_proto::id::RunId),
     #[error("{0}")]
     Rejected(#[from] Rejected),
+    #[error("nothing is tried again: {0}")]
+    NotAgain(#[from] NotAgain),
     #[error("the run's log is damaged")]
     Corrupt(#[from] Corrupt),
     #[error("the rules could not be evaluated")]
@@ -248,6 +252,14 @@ impl From<RunsError> for Status {
             E::Different(_) => Answer::new(Code::AlreadyExists, "run_exists", &error).hint("make a new id"),
             E::Rejected(_) => Answer::new(Code::FailedPrecondition, "rejected", &error)
                 .hint("`vigiectl runs show RUN` tells where the run stands"),
+            E::NotAgain(NotAgain::InDoubt { .. }) => Answer::new(Code::FailedPrecondition, "in_doubt", &error)
+                .hint("look there, then say what you found: `vigiectl runs resolve RUN -H HOST --stack STACK --done` or `--not-done`"),
+            E::NotAgain(NotAgain::Open(_)) => Answer::new(Code::FailedPrecondition, "not_again", &error)
+                .hint("`vigiectl runs watch RUN` waits for its end, `vigiectl runs cancel RUN` ends it"),
+            E::NotAgain(NotAgain::OtherRequest(_) | NotAgain::Elsewhere { .. } | NotAgain::Well { .. }) => {
+                Answer::new(Code::FailedPrecondition, "not_again", &error)
+                    .hint("`vigiectl runs show RUN` tells how it ended on each host and stack")
+            }
             E::Corrupt(_) => internal("the run's log is damaged", &error),
             E::Rules(_) => internal("the rules could not be evaluated", &error),
             E::Stopping => Answer::new(Code::Unavailable, "stopping", &error)

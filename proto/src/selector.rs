@@ -16,6 +16,8 @@ pub struct Selector {
     all: bool,
     /// Narrows to one stack.
     pub stack: Option<String>,
+    /// Hosts with one of their stacks each, written out one by one; an empty stack is the host itself.
+    places: BTreeSet<(String, String)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +47,12 @@ pub enum SelectorError {
     Hosts { pattern: String, reason: String },
     #[error("stack {0:?} is not a Compose project name")]
     Stack(String),
+    #[error("places that are written out cannot be combined with labels, hosts or a stack")]
+    PlacesAndMore,
 }
+
+/// What a host may be called.
+const NAMES: &str = "a host's name has lower-case letters, digits, `.`, `-` and `_`";
 
 /// More names than this in one range are a slip.
 const MAX_NAMES: usize = 20_000;
@@ -56,30 +63,55 @@ impl TryFrom<&v1::Selector> for Selector {
     fn try_from(selector: &v1::Selector) -> Result<Self, SelectorError> {
         let labels = parse_labels(&selector.labels)?;
         let names = parse_hosts(&selector.hosts)?;
-        match (selector.all, labels.is_empty() && names.is_empty()) {
-            (true, false) => return Err(SelectorError::AllAndMore),
-            (false, true) => return Err(SelectorError::Empty),
+        let places = parse_places(&selector.places)?;
+        let stack = parse_stack(&selector.stack)?;
+        let narrows = !labels.is_empty() || !names.is_empty();
+        if !places.is_empty() && (selector.all || narrows || stack.is_some()) {
+            return Err(SelectorError::PlacesAndMore);
+        }
+        match (selector.all, narrows || !places.is_empty()) {
+            (true, true) => return Err(SelectorError::AllAndMore),
+            (false, false) => return Err(SelectorError::Empty),
             _ => {}
         }
-        let stack = &selector.stack;
-        if !stack.is_empty() && !is_stack_name(stack) {
-            return Err(SelectorError::Stack(stack.clone()));
-        }
-        Ok(Self { labels, names, all: selector.all, stack: (!stack.is_empty()).then(|| stack.clone()) })
+        Ok(Self { labels, names, all: selector.all, stack, places })
     }
 }
 
 impl Selector {
     /// Whether a host of this name with these labels is meant.
     pub fn matches(&self, name: &str, labels: &[v1::Label]) -> bool {
+        if !self.places.is_empty() {
+            return self.places.iter().any(|(host, _)| host == name);
+        }
         self.all
             || ((self.names.is_empty() || self.names.contains(name))
                 && self.labels.iter().all(|requirement| requirement.holds(labels)))
     }
 
+    /// Whether a stack of a host that matches is meant; an empty one stands for the host itself.
+    pub fn takes(&self, host: &str, stack: &str) -> bool {
+        match self.places.is_empty() {
+            true => self.stack.as_deref().is_none_or(|wanted| wanted == stack),
+            false => self.places().any(|place| place == (host, stack)),
+        }
+    }
+
+    /// Whether stacks are meant by their names.
+    pub fn names_stacks(&self) -> bool {
+        self.stack.is_some() || !self.places.is_empty()
+    }
+
+    /// The hosts with their stacks that were written out one by one.
+    pub fn places(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.places.iter().map(|(host, stack)| (host.as_str(), stack.as_str()))
+    }
+
     /// Names that were written out and that none of `known` has: they are a slip, and never passed over.
     pub fn unknown_names<'a>(&'a self, known: &BTreeSet<&str>) -> Vec<&'a str> {
-        self.names.iter().map(String::as_str).filter(|name| !known.contains(name)).collect()
+        let written = self.names.iter().map(String::as_str).chain(self.places().map(|(host, _)| host));
+        let unknown: BTreeSet<&str> = written.filter(|name| !known.contains(name)).collect();
+        unknown.into_iter().collect()
     }
 }
 
@@ -114,6 +146,24 @@ fn is_stack_name(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b))
         && text.as_bytes()[0].is_ascii_alphanumeric()
+}
+
+fn parse_stack(text: &str) -> Result<Option<String>, SelectorError> {
+    match text {
+        "" => Ok(None),
+        text if is_stack_name(text) => Ok(Some(text.to_owned())),
+        text => Err(SelectorError::Stack(text.to_owned())),
+    }
+}
+
+fn parse_places(places: &[v1::Place]) -> Result<BTreeSet<(String, String)>, SelectorError> {
+    let place = |place: &v1::Place| {
+        if !is_host_name(&place.host) {
+            return Err(SelectorError::Hosts { pattern: place.host.clone(), reason: NAMES.to_owned() });
+        }
+        Ok((place.host.clone(), parse_stack(&place.stack)?.unwrap_or_default()))
+    };
+    places.iter().map(place).collect()
 }
 
 fn parse_labels(text: &str) -> Result<Vec<Requirement>, SelectorError> {
@@ -191,9 +241,7 @@ fn parse_hosts(text: &str) -> Result<BTreeSet<String>, SelectorError> {
         let error = |reason: String| SelectorError::Hosts { pattern: pattern.to_owned(), reason };
         for name in expand(pattern).map_err(error)? {
             if !is_host_name(&name) {
-                return Err(error(
-                    "a host's name has lower-case letters, digits, `.`, `-` and `_`".to_owned(),
-                ));
+                return Err(error(NAMES.to_owned()));
             }
             names.insert(name);
         }
@@ -277,6 +325,31 @@ mod tests {
         }
         assert!(!selector.matches("vps8", &[]) && !selector.matches("web2", &[]));
         assert_eq!(selector.unknown_names(&["vps08", "vps09", "vps10", "db1", "web1"].into()), ["web3"]);
+    }
+
+    #[test]
+    fn places_are_exactly_what_they_name() {
+        let place = |host: &str, stack: &str| v1::Place { host: host.to_owned(), stack: stack.to_owned() };
+        let written =
+            v1::Selector { places: vec![place("vps1", "shop"), place("vps2", "")], ..Default::default() };
+        let selector = Selector::try_from(&written).unwrap();
+        assert!(selector.names_stacks() && selector.matches("vps1", &[]) && !selector.matches("vps3", &[]));
+        let taken = [("vps1", "shop"), ("vps1", "blog"), ("vps1", ""), ("vps2", ""), ("vps2", "shop")]
+            .map(|(host, stack)| selector.takes(host, stack));
+        assert_eq!(taken, [true, false, false, true, false]);
+        assert_eq!(selector.unknown_names(&["vps1"].into()), ["vps2"]);
+        for more in [
+            v1::Selector { all: true, ..written.clone() },
+            v1::Selector { hosts: "vps1".to_owned(), ..written.clone() },
+            v1::Selector { labels: "env=prod".to_owned(), ..written.clone() },
+            v1::Selector { stack: "shop".to_owned(), ..written.clone() },
+        ] {
+            assert_eq!(Selector::try_from(&more).unwrap_err(), SelectorError::PlacesAndMore);
+        }
+        for bad in [place("", "shop"), place("vps[1-2]", "shop"), place("vps1", "Shop")] {
+            let bad = v1::Selector { places: vec![bad], ..Default::default() };
+            assert!(Selector::try_from(&bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

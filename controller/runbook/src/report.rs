@@ -31,6 +31,9 @@ fn render(out: &mut String, state: &State, events: &[RunEvent]) -> fmt::Result {
     writeln!(out, "# {}\n", md(&opened.title))?;
     writeln!(out, "| | |\n|---|---|")?;
     writeln!(out, "| Run | `{}` |", state.run())?;
+    if !state.spec().retry_of.is_empty() {
+        writeln!(out, "| Retry of | {} |", md(&state.spec().retry_of))?;
+    }
     writeln!(out, "| Opened | {} by {} |", time(state.summary().opened_at_ms), md(&opened.operator))?;
     match state.closed() {
         Some((verdict, reason, at)) => {

@@ -50,17 +50,21 @@ pub(super) fn targets(
     scope: Scope,
 ) -> Result<Vec<Target>, HostsError> {
     let (selector, hosts) = resolve(hosts, selector)?;
+    let itself = (scope == Scope::Host && selector.stack.is_none()).then_some("");
+    let by_stack = scope == Scope::Stack || selector.names_stacks();
     let targets: Vec<Target> = hosts
         .into_iter()
         .flat_map(|known| {
-            let wanted = |name: &&str| selector.stack.as_deref().is_none_or(|stack| stack == *name);
-            let stacks: Vec<&str> = match (scope, &selector.stack) {
-                (Scope::Host, None) => vec![""],
-                _ => known.stacks().filter(wanted).collect(),
-            };
-            stacks.into_iter().map(|stack| known.target(stack)).collect::<Vec<_>>()
+            let stacks = itself.into_iter().chain(known.stacks().filter(|_| by_stack));
+            let meant = stacks.filter(|stack| selector.takes(&known.row.name, stack));
+            meant.map(|stack| known.target(stack)).collect::<Vec<_>>()
         })
         .collect();
+    // What was written out one by one is never passed over.
+    let found: BTreeSet<_> = targets.iter().map(|t| (t.host_name.as_str(), t.stack.as_str())).collect();
+    if let Some((host, stack)) = selector.places().find(|place| !found.contains(place)) {
+        return Err(HostsError::NoPlace { host: host.to_owned(), stack: stack.to_owned() });
+    }
     if targets.is_empty() {
         return Err(HostsError::NoStack { stack: selector.stack });
     }

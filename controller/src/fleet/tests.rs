@@ -1,6 +1,6 @@
 use vigie_proto::{
     id::{RunId, TokenId},
-    v1::{Hello, Label, Selector, SignedTrustList, Stack},
+    v1::{Hello, Label, Place, Selector, SignedTrustList, Stack},
 };
 use zeroize::Zeroizing;
 
@@ -249,6 +249,7 @@ fn a_selector_becomes_targets() {
             hosts: names.to_owned(),
             all: labels.is_empty() && names.is_empty(),
             stack: stack.to_owned(),
+            ..Selector::default()
         };
         let targets = select::targets(&hosts, &selector, scope);
         targets
@@ -263,6 +264,20 @@ fn a_selector_becomes_targets() {
     assert!(matches!(targets("", "db1", "", Stack), Err(HostsError::NoStack { stack: None })));
     assert!(matches!(targets("", "", "none", Host), Err(HostsError::NoStack { stack: Some(_) })));
     assert!(matches!(targets("env=none", "", "", Host), Err(HostsError::NoMatch)));
+    let written = |places: &[(&str, &str)], scope| {
+        let place =
+            |(host, stack): &(&str, &str)| Place { host: (*host).to_owned(), stack: (*stack).to_owned() };
+        let places = places.iter().map(place).collect();
+        let targets = select::targets(&hosts, &Selector { places, ..Selector::default() }, scope)?;
+        let places = targets.into_iter().map(|target| (target.host_name, target.stack));
+        Ok::<Vec<_>, HostsError>(places.map(|(host, stack)| format!("{host}/{stack}")).collect())
+    };
+    assert_eq!(written(&[("vps2", "staging")], Stack).unwrap(), ["vps2/staging"]);
+    assert_eq!(written(&[("vps2", "staging"), ("vps1", "")], Host).unwrap(), ["vps1/", "vps2/staging"]);
+    for (gone, scope) in [(("vps1", "staging"), Stack), (("vps1", ""), Stack), (("db1", "sylion"), Host)] {
+        let refused = written(&[("vps2", "sylion"), gone], scope).unwrap_err();
+        assert!(matches!(&refused, HostsError::NoPlace { host, .. } if host == gone.0), "{refused}");
+    }
     let Err(HostsError::Unknown(unknown)) = targets("", "vps1,vps[8-9]", "", Host) else { panic!("unknown") };
     assert_eq!(unknown, ["vps8", "vps9"]);
     assert!(matches!(

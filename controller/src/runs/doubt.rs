@@ -20,14 +20,16 @@ impl Runs {
         permit: &Permit,
         request: ResolveRunRequest,
     ) -> Result<RunSummary, RunsError> {
-        let ResolveRunRequest { run, hosts, done, note } = request;
+        let ResolveRunRequest { run, hosts, done, note, stack } = request;
         let run = self.find(&run).await?;
         let operator = permit.caller().name().to_owned();
         let on = if hosts.is_empty() { String::new() } else { format!(" on {}", hosts.join(", ")) };
+        let of = if stack.is_empty() { String::new() } else { format!(" · {stack}") };
         let what = if done { "has happened" } else { "has not happened" };
-        let intent = Intent::new(permit, &run.to_string(), &format!("what was in doubt{on} {what}: {note}"));
+        let intent =
+            Intent::new(permit, &run.to_string(), &format!("what was in doubt{on}{of} {what}: {note}"));
         let entry = self.note(run, intent).await?;
-        let word = Input::Resolve { operator, hosts, done, note };
+        let word = Input::Resolve { operator, hosts, stack, done, note };
         let answer = match self.is_live(run) {
             true => self.say(&entry, run, word).await,
             false => self.amend(run, word).await,

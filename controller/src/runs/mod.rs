@@ -4,6 +4,7 @@
 //! run means, and what it wants next, is `vigie_runbook::run`'s to say; what happened is in the store before anybody
 //! hears of it.
 
+mod again;
 mod claim;
 mod doubt;
 mod driver;
@@ -154,6 +155,7 @@ impl Runs {
             return self.same(permit, run, &spec, existing).await;
         }
         let opened = self.open(permit.caller().name(), spec.clone())?;
+        self.tries_again(&opened).await?;
         let intent = Intent::new(
             permit,
             &run.to_string(),
@@ -256,11 +258,14 @@ impl Runs {
         if about(Scope::Host) && selector.stack.is_empty() {
             targets = self.0.fleet.targets(selector, Scope::Host)?;
         }
-        match self.0.fleet.targets(selector, Scope::Stack) {
-            Ok(stacks) => targets.extend(stacks),
-            // A host without a stack is asked about itself.
-            Err(HostsError::NoStack { .. }) if !targets.is_empty() => {}
-            Err(other) => return Err(other.into()),
+        // Places that are written out are hosts and stacks in one.
+        if selector.places.is_empty() || targets.is_empty() {
+            match self.0.fleet.targets(selector, Scope::Stack) {
+                Ok(stacks) => targets.extend(stacks),
+                // A host without a stack is asked about itself.
+                Err(HostsError::NoStack { .. }) if !targets.is_empty() => {}
+                Err(other) => return Err(other.into()),
+            }
         }
         targets.sort_by(|a, b| (&a.host_name, &a.stack).cmp(&(&b.host_name, &b.stack)));
         let runbooks: Vec<_> = runbooks.iter().map(|runbook| &**runbook).collect();

@@ -213,3 +213,51 @@ async fn an_outcome_may_come_before_the_order_is_handed_over_again() {
     }
     assert_eq!(operator.watch(&run, 0, true).await.closed().await.verdict(), RunVerdict::Ok);
 }
+
+#[tokio::test]
+async fn nothing_is_tried_again_past_a_doubt() {
+    let controller = Controller::new().await;
+    let mut operator = controller.operator().await;
+    let host = controller.host(&mut operator, "vps1").await;
+    let mut session = host.session(&controller).await.unwrap();
+    let run = new_run();
+    operator.submit(&run, uptime()).await.unwrap();
+    let retry = v1::RunSpec { retry_of: run.clone(), ..uptime() };
+    let refused = async |operator: &mut Operator, spec| {
+        let refused = operator.submit(&new_run(), spec).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        refused.metadata().get("vigie-code").unwrap().to_str().unwrap().to_owned()
+    };
+    assert_eq!(refused(&mut operator, retry.clone()).await, "not_again", "it is open");
+    let plan = planned(&mut operator, &run).await;
+    sign(&mut operator, &run, plan.manifest).await.unwrap();
+    let order = believed(&operator, &host, &session.execute().await).order().to_string();
+    let unknown = v1::Failure::new("agent_restarted", "nobody saw its end");
+    let outcome = Some(Outcome::ended(v1::OutcomeStatus::InDoubt, unknown));
+    let finished = Finished { order, outcome, ..Finished::default() };
+    session.say(from_agent::Message::Finished(finished)).await;
+    assert_eq!(operator.watch(&run, 0, true).await.closed().await.verdict(), RunVerdict::InDoubt);
+    assert_eq!(refused(&mut operator, retry.clone()).await, "in_doubt");
+    let found = v1::ResolveRunRequest { run: run.clone(), ..v1::ResolveRunRequest::default() };
+    operator.runs.resolve_run(found).await.unwrap();
+    let longer = v1::RunSpec { timeout_ms: 1_000, ..retry.clone() };
+    assert_eq!(refused(&mut operator, longer).await, "not_again", "it asks for something else");
+
+    // The same id is the same run also when, asked today, there would be nothing left to try again.
+    let again = new_run();
+    operator.submit(&again, retry.clone()).await.unwrap();
+    let plan = planned(&mut operator, &again).await;
+    sign(&mut operator, &again, plan.manifest).await.unwrap();
+    let order = loop {
+        match session.next().await.unwrap() {
+            v1::to_agent::Message::Execute(execute) => {
+                break believed(&operator, &host, &execute).order().to_string();
+            }
+            v1::to_agent::Message::Acknowledge(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    finish(&session, &order).await;
+    assert_eq!(operator.watch(&again, 0, true).await.closed().await.verdict(), RunVerdict::Ok);
+    assert_eq!(operator.submit(&again, retry).await.unwrap().run, again);
+}

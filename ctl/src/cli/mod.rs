@@ -281,6 +281,9 @@ pub(crate) enum Runs {
         /// On this host alone; may be repeated. Without it: wherever something is in doubt
         #[arg(short = 'H', long = "host")]
         hosts: Vec<String>,
+        /// Of this stack alone, where a host has several
+        #[arg(long)]
+        stack: Option<String>,
         /// What was ordered has happened
         #[arg(long, required_unless_present = "not_done", conflicts_with = "not_done")]
         done: bool,
@@ -291,13 +294,17 @@ pub(crate) enum Runs {
         #[arg(long, default_value = "")]
         note: String,
     },
-    /// Ask for the same again on the hosts where it did not go well: a new run, with new orders
+    /// Ask for the same again where it did not go well, stack by stack: a new run, with new orders. What is in doubt is left
+    /// out until `runs resolve`
     Retry {
         /// Its id, or the beginning of it
         run: String,
         /// On this host alone; may be repeated
         #[arg(short = 'H', long = "host")]
         hosts: Vec<String>,
+        /// On this stack alone, where a host has several
+        #[arg(long)]
+        stack: Option<String>,
     },
     /// End a run, or say no to its plan; what runs is stopped where it can be
     Cancel {

@@ -41,6 +41,7 @@ impl Selection {
             hosts: self.hosts.join(","),
             all,
             stack: self.stack.clone().unwrap_or_default(),
+            ..v1::Selector::default()
         };
         Selector::try_from(&selector)?;
         Ok(selector)

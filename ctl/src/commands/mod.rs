@@ -13,7 +13,7 @@ mod runbooks;
 mod runs;
 mod status;
 
-use vigie_proto::v1::RunMode;
+use vigie_proto::v1::{ResolveRunRequest, RunMode};
 
 use crate::{
     cli::{Command, Hosts, Incidents, Operations, Runbooks, Runs},
@@ -44,10 +44,14 @@ pub(crate) async fn dispatch(command: Command, invocation: &mut Invocation) -> R
         Command::Runs(Runs::Approve { run, hosts, note }) => {
             runs::approve::run(invocation, &run, hosts, note).await
         }
-        Command::Runs(Runs::Resolve { run, hosts, done, not_done: _, note }) => {
-            runs::resolve::run(invocation, &run, hosts, done, note).await
+        Command::Runs(Runs::Resolve { run, hosts, stack, done, not_done: _, note }) => {
+            let stack = stack.unwrap_or_default();
+            let found = ResolveRunRequest { run, hosts, done, note, stack };
+            runs::resolve::run(invocation, found).await
         }
-        Command::Runs(Runs::Retry { run, hosts }) => runs::retry::run(invocation, &run, hosts).await,
+        Command::Runs(Runs::Retry { run, hosts, stack }) => {
+            runs::retry::run(invocation, &run, hosts, stack).await
+        }
         Command::Runs(Runs::Cancel { run, reason }) => runs::cancel::run(invocation, &run, reason).await,
         Command::Incidents(Incidents::List { closed, limit }) => {
             incidents::list::run(invocation, closed, limit).await

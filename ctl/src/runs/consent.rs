@@ -18,7 +18,7 @@ use vigie_proto::{
     },
 };
 
-use vigie_runbook::{Bound, Evidence, StepSpec, Subject};
+use vigie_runbook::{Bound, Evidence, StepSpec, Subject, run::place_name};
 
 use crate::view::run::RunView;
 
@@ -279,12 +279,19 @@ fn task(leaf: &Leaf, target: &Target, spec: &RunSpec) -> Result<(), Distrust> {
     }
     let selector = spec.selector.clone().unwrap_or_default();
     // Labels are the controller's to know; names are ours.
-    let names = vigie_proto::v1::Selector { labels: String::new(), stack: String::new(), ..selector.clone() };
+    let names = vigie_proto::v1::Selector {
+        hosts: selector.hosts.clone(),
+        all: selector.all,
+        ..vigie_proto::v1::Selector::default()
+    };
     let named = Selector::try_from(&names)
         .map_or(names.hosts.is_empty(), |names| names.matches(&target.host_name, &[]));
     let stack = selector.stack.is_empty() || selector.stack == target.stack;
-    if !named || !stack {
-        return Err(Distrust::NotSelected(escape(&target.host_name, false).into_owned()));
+    let mut places = selector.places.iter();
+    let written_out = selector.places.is_empty()
+        || places.any(|place| (&place.host, &place.stack) == (&target.host_name, &target.stack));
+    if !named || !stack || !written_out {
+        return Err(Distrust::NotSelected(escape(&place_name(target), false).into_owned()));
     }
     if let Some(Kind::Operation(asked)) = &spec.kind
         && !fulfils(asked, request, &target.stack)
@@ -320,7 +327,7 @@ mod tests {
     use vigie_proto::{
         order::{VerifyingKey, digest},
         v1::{
-            ComposeRestartRequest, ExecRequest, Planned, RunEvent, request::Operation as Asked,
+            ComposeRestartRequest, ExecRequest, Place, Planned, RunEvent, request::Operation as Asked,
             run_event::Event,
         },
     };
@@ -431,7 +438,20 @@ mod tests {
         fleet.spec.selector =
             Some(vigie_proto::v1::Selector { hosts: "vps1".to_owned(), ..Default::default() });
         let error = examine(&fleet, |_, _, _| {}).unwrap_err();
-        assert_eq!(error, Distrust::NotSelected("vps2".to_owned()));
+        assert_eq!(error, Distrust::NotSelected("vps2 · sylion".to_owned()));
+    }
+
+    #[test]
+    fn a_retry_holds_the_places_that_it_names_and_no_neighbour() {
+        let place = |stack: &str| Place { host: "vps1".to_owned(), stack: stack.to_owned() };
+        let mut fleet = fixtures::restart_operation();
+        fleet.stacks(&["blog", "shop"]);
+        let mut examined = |places| {
+            fleet.spec.selector = Some(vigie_proto::v1::Selector { places, ..Default::default() });
+            examine(&fleet, |_, _, _| {}).map(drop)
+        };
+        assert_eq!(examined(vec![place("shop"), place("blog")]), Ok(()));
+        assert_eq!(examined(vec![place("blog")]), Err(Distrust::NotSelected("vps1 · shop".to_owned())));
     }
 
     #[test]

@@ -102,6 +102,13 @@ impl Fleet {
         self
     }
 
+    /// Makes it a run about these stacks of vps1, which the plan restarts in this order.
+    pub fn stacks(&mut self, stacks: &[&str]) -> &mut Self {
+        let target = |stack: &&str| Target { stack: (*stack).to_owned(), ..self.targets[0].clone() };
+        self.targets = stacks.iter().map(target).collect();
+        self
+    }
+
     /// Makes it a run of every runbook, all of which read the same.
     pub fn opens(&mut self, runbooks: impl IntoIterator<Item = &'static str>) -> &mut Self {
         self.runbooks.extend(runbooks);
@@ -154,7 +161,7 @@ impl Fleet {
             host: target.host.clone(),
             incarnation: target.incarnation,
             step: 0,
-            operation: Some(restart("sylion")),
+            operation: Some(restart(&target.stack)),
             timeout_ms,
             ..Default::default()
         };

@@ -56,16 +56,6 @@ pub struct RunView {
     pub on_host: bool,
 }
 
-/// Whether a request is worth making again on a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Again {
-    /// It did what it is for.
-    Well,
-    Worth,
-    /// Somebody has to find out first whether it happened.
-    InDoubt,
-}
-
 /// One task of the plan.
 #[derive(Debug, Clone)]
 pub struct TaskView {
@@ -305,6 +295,11 @@ impl RunView {
         }
     }
 
+    /// The run that this one tries again; empty for none.
+    pub fn retry_of(&self) -> &str {
+        self.opened.spec.as_ref().map_or("", |spec| &spec.retry_of)
+    }
+
     /// How far the runbook is taken; `Unspecified` for a single operation.
     pub fn mode(&self) -> RunMode {
         match self.opened.spec.as_ref().and_then(|spec| spec.kind.as_ref()) {
@@ -447,24 +442,6 @@ impl RunView {
     /// A target's host.
     pub fn host_name(&self, target: u32) -> &str {
         self.target(target).map_or("", |target| target.host_name.as_str())
-    }
-
-    /// Whether the same request is worth making again there.
-    pub fn again(&self, target: u32) -> Again {
-        let mut outcomes =
-            self.tasks.iter().filter(|task| task.target == target).map(|task| task.outcome.as_ref());
-        if outcomes.any(|outcome| outcome.is_some_and(|outcome| outcome.status() == OutcomeStatus::InDoubt)) {
-            return Again::InDoubt;
-        }
-        let well = match (self.runbook_id(), self.mode()) {
-            (None, _) => self.outcome(target).is_some_and(Outcome::is_success),
-            (Some(_), RunMode::Run) => match self.entries.get(&target) {
-                Some(_) => self.verifications.get(&target).is_some_and(|conclusion| conclusion.verified),
-                None => matches!(self.health(target), Health::Healthy | Health::Noted),
-            },
-            (Some(_), _) => !matches!(self.health(target), Health::Unknown | Health::Unreachable),
-        };
-        if well { Again::Well } else { Again::Worth }
     }
 
     /// The exit status that the run comes down to.

@@ -62,7 +62,11 @@ fn lines(view: &RunView, event: &RunEvent, look: &Look) -> Vec<String> {
     match &event.event {
         Some(Event::Opened(opened)) => {
             let every: Vec<_> = (0..u32::try_from(opened.targets.len()).unwrap_or(0)).collect();
-            vec![format!("{} opens it on {}", escape(&opened.operator, false), view.label(&every))]
+            let opens = format!("{} opens it on {}", escape(&opened.operator, false), view.label(&every));
+            match view.retry_of() {
+                "" => vec![opens],
+                before => vec![opens, format!("to try run {} again", escape(before, false))],
+            }
         }
         Some(Event::Owned(owned)) if owned.epoch <= 1 => Vec::new(),
         Some(Event::Owned(owned)) => {
@@ -314,6 +318,8 @@ pub fn document(view: &RunView) -> Value {
     json!({
         "run": view.run,
         "title": view.opened.title,
+        // Empty for one that tries no other again.
+        "retry_of": view.retry_of(),
         "verdict": view.verdict().word(),
         "events": events.collect::<Vec<_>>(),
     })
@@ -362,5 +368,19 @@ mod tests {
             document(&view)["events"][3]["planned"]["tasks"][0]["operation"]["compose_restart"]["stack"],
             "sylion"
         );
+        assert_eq!(document(&view)["retry_of"], "");
+    }
+
+    #[test]
+    fn a_retry_says_of_which_run_it_is_one() {
+        let mut run = restart_runbook();
+        run.spec.retry_of = "01900000-0000-7000-8000-000000000009".to_owned();
+        let view = run.view();
+        let whole = text(&view, &Look::plain());
+        assert_snapshot!(whole.split("\n\n").nth(1).unwrap(), @r"
+        2023-11-14 23:13:20 +01:00  ana opens it on vps[1-2] (2) · sylion
+                                    to try run 01900000-0000-7000-8000-000000000009 again
+        ");
+        assert_eq!(document(&view)["retry_of"], run.spec.retry_of);
     }
 }

@@ -87,8 +87,8 @@ fn react(state: &State, input: Input, around: &mut Surroundings<'_>) -> Result<O
     if state.closed.is_some() {
         return match input {
             Input::Signed { .. } | Input::Cancel { .. } | Input::ManualDone { .. } => Err(Rejected::Closed),
-            Input::Resolve { operator, hosts, done, note } => {
-                doubt::resolve(state, operator, &hosts, done, note)
+            Input::Resolve { operator, hosts, stack, done, note } => {
+                doubt::resolve(state, operator, &hosts, &stack, done, note)
             }
             // What was in doubt is known now.
             Input::Ended { order, outcome } => Ok(doubt::spoken(state, order, outcome)),
@@ -128,7 +128,9 @@ fn react(state: &State, input: Input, around: &mut Surroundings<'_>) -> Result<O
             waits::acknowledge(state, operator, &hosts, note).map(Some)
         }
         Input::Cancel { operator, reason } => cancel(state, operator, reason),
-        Input::Resolve { operator, hosts, done, note } => doubt::resolve(state, operator, &hosts, done, note),
+        Input::Resolve { operator, hosts, stack, done, note } => {
+            doubt::resolve(state, operator, &hosts, &stack, done, note)
+        }
     }
 }
 

@@ -11,10 +11,11 @@ use super::{Rejected, State, Task, TaskState, verdict};
 pub(super) const LOST_SIGHT: &str = "lost_sight";
 
 /// Whether an agent's word about an order is news although the order has ended: the controller had only lost sight of it, or
-/// a person spoke for an agent that did not.
-fn is_open_to_its_agent(task: &Task) -> bool {
+/// a person spoke for an agent that did not. Whoever looked knows more than an agent that does not.
+fn is_open_to_its_agent(task: &Task, word: &Outcome) -> bool {
     let by_a_person = task.is_lost && !task.resolved_by.is_empty();
-    task.state == TaskState::Ended && (is_lost(task.outcome.as_ref()) || by_a_person)
+    let knows = word.status() != OutcomeStatus::InDoubt;
+    task.state == TaskState::Ended && (is_lost(task.outcome.as_ref()) || (by_a_person && knows))
 }
 
 /// Whether the controller wrote an outcome because it lost sight of the agent.
@@ -24,16 +25,17 @@ pub(super) fn is_lost(outcome: Option<&Outcome>) -> bool {
 
 /// An agent's word about an order that nobody had heard of any more.
 pub(super) fn spoken(state: &State, order: TaskId, outcome: Outcome) -> Option<Event> {
-    state.tasks().find(|task| task.order == order && is_open_to_its_agent(task))?;
+    state.tasks().find(|task| task.order == order && is_open_to_its_agent(task, &outcome))?;
     let tasks = vec![TaskEnded { order: order.to_string(), outcome: Some(outcome) }];
     Some(judged(state, Resolved { tasks, ..Resolved::default() }))
 }
 
-/// A person's word about orders in doubt: on these hosts, or wherever one is.
+/// A person's word about orders in doubt: on these hosts, or wherever one is, and on this stack where one is named.
 pub(super) fn resolve(
     state: &State,
     operator: String,
     hosts: &[String],
+    stack: &str,
     done: bool,
     note: String,
 ) -> Result<Option<Event>, Rejected> {
@@ -45,12 +47,14 @@ pub(super) fn resolve(
         .tasks()
         .filter(in_doubt)
         .filter(|task| hosts.is_empty() || hosts.contains(&name(task)))
+        .filter(|task| stack.is_empty() || state.targets[task.target].target.stack == stack)
         .collect();
+    let of_stack = if stack.is_empty() { String::new() } else { format!(" · {stack}") };
     if let Some(other) = hosts.iter().find(|host| !doubtful.iter().any(|task| name(task) == **host)) {
-        return Err(Rejected::NothingInDoubt(format!(" on {other}")));
+        return Err(Rejected::NothingInDoubt(format!(" on {other}{of_stack}")));
     }
     if doubtful.is_empty() {
-        return Err(Rejected::NothingInDoubt(String::new()));
+        return Err(Rejected::NothingInDoubt(of_stack));
     }
     let saw = if note.is_empty() { String::new() } else { format!(": {note}") };
     let tasks = doubtful

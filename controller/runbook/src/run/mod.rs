@@ -13,6 +13,7 @@
 //! prepared.
 
 mod act;
+mod again;
 mod beside;
 mod decide;
 mod doubt;
@@ -27,6 +28,7 @@ mod waits;
 mod wanted;
 
 pub use act::Holder;
+pub use again::{Again, NotAgain, may_try_again, place_name};
 pub use beside::CHANGES;
 pub use decide::{Decision, Surroundings, decide};
 pub use open::{OpenError, open, scope};
@@ -79,9 +81,9 @@ pub enum Input {
     ManualDone { operator: String, hosts: Vec<String>, note: String },
     /// An operator ends the run.
     Cancel { operator: String, reason: String },
-    /// An operator says what they found where orders are in doubt: on these hosts, or on all of them. Taken by a closed
-    /// run, too.
-    Resolve { operator: String, hosts: Vec<String>, done: bool, note: String },
+    /// An operator says what they found where orders are in doubt: on these hosts, or on all of them, and on this stack
+    /// of theirs where one is named. Taken by a closed run, too.
+    Resolve { operator: String, hosts: Vec<String>, stack: String, done: bool, note: String },
     /// A host came or went, or the time that [`Effect::WakeAt`] named has come.
     Tick,
 }

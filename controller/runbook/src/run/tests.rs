@@ -552,7 +552,8 @@ fn in_doubt() -> World {
 
 fn resolve(hosts: &[&str], done: bool) -> Input {
     let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
-    Input::Resolve { operator: "bob".to_owned(), hosts, done, note: "uptime says so".to_owned() }
+    let (operator, note) = ("bob".to_owned(), "uptime says so".to_owned());
+    Input::Resolve { operator, hosts, stack: String::new(), done, note }
 }
 
 #[test]

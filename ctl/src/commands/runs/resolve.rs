@@ -7,14 +7,11 @@ use crate::{error::Error, exit::Exit, invocation::Invocation, output::json, view
 
 pub(in crate::commands) async fn run(
     invocation: &mut Invocation,
-    run: &str,
-    hosts: Vec<String>,
-    done: bool,
-    note: String,
+    found: ResolveRunRequest,
 ) -> Result<Exit, Error> {
     let client = invocation.connect().await?;
-    let run = find(invocation, &client, run).await?;
-    let request = ResolveRunRequest { run: run.to_string(), hosts, done, note };
+    let run = find(invocation, &client, &found.run).await?;
+    let request = ResolveRunRequest { run: run.to_string(), ..found };
     let answer = client.runs().resolve_run(request).await;
     let summary = answer.map_err(Error::rpc(format!("run {run} did not take it")))?.into_inner();
     let output = &mut invocation.output;

@@ -1,6 +1,9 @@
 //! With what claim on the disk's room a run is written down. The controller may live on the very machine whose disk is
 //! full, and must still take the run that frees it.
 //!
+//! What a run begins is written with the run's own claim. How it ends is written on the reserve, whatever run it is: a run that
+//! was begun when there was room can be ended when there is none.
+//!
 //! What frees room is not listed here: it is the catalogue's disk family, and what runbooks that use it do beside.
 
 use std::{collections::BTreeSet, sync::LazyLock};
@@ -10,9 +13,12 @@ use vigie_proto::{
     operation::Operation,
     v1::{RunMode, run_spec::Kind},
 };
-use vigie_runbook::{Runbook, run::State};
+use vigie_runbook::{
+    Runbook,
+    run::{Decision, State},
+};
 
-use crate::store::Claim;
+use crate::store::{Claim, Mandate};
 
 /// Where the disk family's messages stand.
 const FAMILY: &str = "vigie/v1/disk.proto";
@@ -34,6 +40,13 @@ pub(super) fn of(state: &State) -> Claim {
         },
         None => Claim::Ordinary,
     }
+}
+
+/// The mandate to write a decision of a run with. Where it begins nothing, `ending` will do where the run's own claim does
+/// not.
+pub(super) fn for_decision(mandate: &Mandate, decided: &Decision, ending: Claim) -> Mandate {
+    let claim = if decided.begins() { mandate.claim() } else { mandate.claim().max(ending) };
+    mandate.clone().claiming(claim)
 }
 
 fn frees(operation: &Operation) -> bool {

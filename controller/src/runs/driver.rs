@@ -14,14 +14,14 @@ use std::{
 use tokio::{
     sync::{broadcast, mpsc},
     task::JoinError,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use vigie_proto::{
     id::{HostId, RunId, TaskId},
     v1::{
         Cancel, Outcome, OutcomeStatus, OutputChunk, Prepare, Probe, ProbePurpose, Request, RunEvent,
-        RunSummary, to_agent,
+        to_agent,
     },
 };
 use vigie_runbook::{
@@ -32,16 +32,15 @@ use vigie_runbook::{
 };
 
 use super::{
-    Evaluation, outside,
+    Evaluation, claim, outside,
     routes::{Route, Routes, name, preview_name},
     stacks::Stacks,
-    turn::{Late, Owed, Reply, Turn},
+    turn::{Late, Owed, Turn, answer, refuse},
 };
 use crate::{
     clock::Clock,
-    error::RunsError,
     fleet::{Fleet, SendError, SessionId},
-    store::{Mandate, RemedyTried, Store, StoreError},
+    store::{Claim, Mandate, RemedyTried, Store, StoreError},
 };
 
 /// Inputs that wait for the driver; behind that, agents' sessions are held back.
@@ -108,14 +107,6 @@ enum By {
     Ourselves { _task: AbortOnDropHandle<()> },
 }
 
-/// Why a driver stops before its run is closed.
-enum Halt {
-    /// The controller stops.
-    Stopping,
-    /// Another controller has taken the run.
-    Overtaken(StoreError),
-}
-
 /// What drivers share.
 pub(super) struct Around {
     pub(super) store: Arc<dyn Store>,
@@ -148,6 +139,10 @@ pub(super) struct Driver {
     routed: u64,
     /// When to come back without being called.
     wake_at_ms: Option<i64>,
+    /// What the store did not take: it is decided on anew, with whatever has come and gone since.
+    unkept: Vec<Turn>,
+    /// When to try that again. Set as long as what the run was to do next could not be kept.
+    again_at: Option<Instant>,
 }
 
 impl Driver {
@@ -169,6 +164,8 @@ impl Driver {
             withdrawn: HashMap::new(),
             routed: 0,
             wake_at_ms: None,
+            unkept: Vec::new(),
+            again_at: None,
         }
     }
 
@@ -180,13 +177,9 @@ impl Driver {
         let mut batch = vec![Turn::tick()];
         let mut held: Option<Turn> = None;
         loop {
-            match self.step(batch).await {
-                Ok(()) => {}
-                Err(Halt::Stopping) => return Some(Vec::new()),
-                Err(Halt::Overtaken(error)) => {
-                    tracing::error!(error = &error as &dyn Error, "another controller has taken this run");
-                    return None;
-                }
+            if let Err(error) = self.step(batch).await {
+                tracing::error!(error = &error as &dyn Error, "another controller has taken this run");
+                return None;
             }
             if let Some((verdict, reason, _)) = self.state.closed() {
                 tracing::info!(verdict = verdict.as_str_name(), reason, "run closed");
@@ -199,7 +192,9 @@ impl Driver {
                     None => return Some(Vec::new()),
                 },
             };
-            batch = vec![first];
+            // A word is decided and committed before all that waits for room: it may be what ends the run.
+            batch = if first.is_word() { Vec::new() } else { std::mem::take(&mut self.unkept) };
+            batch.push(first);
             while !batch[0].is_word() && batch.len() < BATCH && held.is_none() {
                 match inputs.try_recv() {
                     Ok(turn) if turn.is_word() => held = Some(turn),
@@ -212,10 +207,11 @@ impl Driver {
 
     /// Gives what is owed to those who came while the run was closing. Its log says how it ended: an order's end that is
     /// in it may be forgotten, and any other is handed back.
-    fn wind_up(&self, held: Option<Turn>, mut inputs: mpsc::Receiver<Turn>) -> Vec<Late> {
+    fn wind_up(&mut self, held: Option<Turn>, mut inputs: mpsc::Receiver<Turn>) -> Vec<Late> {
         inputs.close();
         let (mut owed, mut late) = (Vec::new(), Vec::new());
-        for turn in held.into_iter().chain(std::iter::from_fn(|| inputs.try_recv().ok())) {
+        let unkept = std::mem::take(&mut self.unkept).into_iter().chain(held);
+        for turn in unkept.chain(std::iter::from_fn(|| inputs.try_recv().ok())) {
             let logged = match &turn.input {
                 Input::Ended { order, outcome } => self
                     .state
@@ -238,11 +234,13 @@ impl Driver {
         freed: &mut broadcast::Receiver<()>,
     ) -> Option<Turn> {
         let waits_for_stack = self.state.targets().iter().any(|target| !target.held_by.is_empty());
+        // Two that have no room for what they would begin would else wake each other without end.
+        let waits_for_stack = waits_for_stack && self.again_at.is_none();
         tokio::select! {
             // Whatever comes leads to the same decision as a tick, so that no order starves the later ones.
             biased;
             () = self.stop.cancelled() => None,
-            turn = inputs.recv() => turn,
+            turn = inputs.recv(), if self.unkept.len() < INPUTS => turn,
             () = self.concerns(changes) => Some(Turn::tick()),
             () = heard(freed), if waits_for_stack => Some(Turn::tick()),
             () = sleep_until(self.wakes_at()) => Some(Turn::tick()),
@@ -263,47 +261,77 @@ impl Driver {
         }
     }
 
-    /// Decides, commits, tells, and asks.
-    async fn step(&mut self, turns: Vec<Turn>) -> Result<(), Halt> {
-        let (inputs, owed): (Vec<_>, Vec<_>) = turns.into_iter().map(|turn| (turn.input, turn.owed)).unzip();
-        let decided = match self.decide(inputs).await {
+    /// Decides, commits, tells, and asks. Fails when the run is another controller's.
+    async fn step(&mut self, turns: Vec<Turn>) -> Result<(), StoreError> {
+        let decided = match self.decide(turns.iter().map(|turn| turn.input.clone()).collect()).await {
             Ok(decided) => decided,
             Err(error) => {
                 tracing::error!(error = &error as &dyn Error, "the rules could not be evaluated");
-                refuse(owed, error);
+                refuse(turns, error);
                 // The run stays as it is. What was reported in vain is reported again, or given up in time.
                 self.wake_at_ms = Some(self.clock.now_ms() + AFTER_PANIC_MS);
                 return Ok(());
             }
         };
-        let begun = remedies(self.mandate.run(), &decided);
-        if !decided.events.is_empty() {
-            passing("before", &decided.events);
-            let summary = decided.state.summary();
-            let mut said = false;
-            while let Err(error) = self.store.append(&self.mandate, &decided.events, &summary, &begun).await {
-                if matches!(error, StoreError::Overtaken { .. }) {
-                    return Err(Halt::Overtaken(error));
-                }
-                if owed.iter().any(|owed| matches!(owed, Owed::Answer(_))) {
-                    // Whoever asked is told, and nothing has happened.
-                    refuse(owed, error);
-                    return Ok(());
-                }
-                // Once, and not at each try: the log may be on the same full disk.
-                if !std::mem::replace(&mut said, true) {
-                    tracing::error!(error = &error as &dyn Error, "events could not be kept; trying again");
-                }
-                tokio::select! {
-                    biased;
-                    () = self.stop.cancelled() => return Err(Halt::Stopping),
-                    () = sleep(AGAIN) => {}
-                }
+        let cancels = turns.iter().any(|turn| matches!(turn.input, Input::Cancel { .. }));
+        let error = match self.commit(&decided, cancels).await {
+            Ok(()) => {
+                self.follow(decided, turns);
+                self.again_at = (!self.unkept.is_empty()).then(Instant::now);
+                return Ok(());
             }
+            Err(error @ StoreError::Overtaken { .. }) => return Err(error),
+            Err(error) => error,
+        };
+        // Nothing was begun, and others may begin it.
+        self.stacks.keep(self.mandate.run(), &self.state.changing());
+        if turns.iter().any(Turn::is_word) {
+            // Whoever asked is told, and nothing has happened.
+            refuse(turns, error);
+            return Ok(());
         }
+        // Once, and not at each try: the log may be on the same full disk.
+        if self.again_at.is_none() {
+            tracing::error!(error = &error as &dyn Error, "events could not be kept; trying again");
+        }
+        self.again_at = Some(Instant::now() + AGAIN);
+        // What begins waits for room; how things ended may be written on what is kept for that.
+        let before =
+            decided.before_it_begins(&self.state).filter(|_| matches!(error, StoreError::Full { .. }));
+        match before {
+            Some(before) => match self.commit(&before, false).await {
+                Ok(()) => self.follow(before, turns),
+                Err(error @ StoreError::Overtaken { .. }) => return Err(error),
+                Err(_) => self.put_off(turns),
+            },
+            None => self.put_off(turns),
+        }
+        Ok(())
+    }
+
+    /// Writes a decision down. What begins nothing may be written on the disk's reserve, and so may the word that ends a run.
+    async fn commit(&self, decided: &Decision, cancels: bool) -> Result<(), StoreError> {
+        if decided.events.is_empty() {
+            return Ok(());
+        }
+        passing("before", &decided.events);
+        let claim = if cancels { Claim::Freeing } else { Claim::Observing };
+        let mandate = claim::for_decision(&self.mandate, decided, claim);
+        let begun = remedies(self.mandate.run(), decided);
+        self.store.append(&mandate, &decided.events, &decided.state.summary(), &begun).await?;
         passing("after", &decided.events);
-        self.state = Arc::new(decided.state);
         self.stacks.tried(&begun);
+        Ok(())
+    }
+
+    /// Keeps what came until the store takes it. A tick is no news by then.
+    fn put_off(&mut self, turns: Vec<Turn>) {
+        self.unkept.extend(turns.into_iter().filter(|turn| !matches!(turn.input, Input::Tick)));
+    }
+
+    /// Goes on from what was committed.
+    fn follow(&mut self, decided: Decision, turns: Vec<Turn>) {
+        self.state = Arc::new(decided.state);
         self.stacks.keep(self.mandate.run(), &self.state.changing());
         if self.routed != self.state.planned_seq() {
             self.routed = self.state.planned_seq();
@@ -313,9 +341,8 @@ impl Driver {
             // Nobody may be watching.
             let _ = self.live.events.send(Arc::new(event));
         }
-        self.settle(owed, decided.rejections);
+        self.settle(turns.into_iter().map(|turn| turn.owed).collect(), decided.rejections);
         self.ask();
-        Ok(())
     }
 
     /// Lets the state machine decide. Rules are work for the processor, so not on this thread.
@@ -510,7 +537,8 @@ impl Driver {
         const DAY_MS: u64 = 24 * 3600 * 1000;
         let now_ms = self.clock.now_ms();
         let left = |at_ms: i64| u64::try_from(at_ms.saturating_sub(now_ms)).unwrap_or(0);
-        Instant::now() + Duration::from_millis(self.wake_at_ms.map_or(DAY_MS, left).min(DAY_MS))
+        let wakes = Instant::now() + Duration::from_millis(self.wake_at_ms.map_or(DAY_MS, left).min(DAY_MS));
+        self.again_at.map_or(wakes, |again| again.min(wakes))
     }
 
     fn wake_by(&mut self, at_ms: i64) {
@@ -557,21 +585,4 @@ fn remedies(run: RunId, decided: &Decision) -> Vec<RemedyTried> {
         }
     }
     begun
-}
-
-fn answer(reply: Reply, with: Result<RunSummary, RunsError>) {
-    if reply.send(with).is_err() {
-        tracing::debug!("whoever asked did not wait for the answer");
-    }
-}
-
-/// Tells everyone who waits for an answer that there was a failure. Only an operator's word waits, and alone.
-fn refuse(owed: Vec<Owed>, error: impl Into<RunsError>) {
-    let reply = owed.into_iter().find_map(|owed| match owed {
-        Owed::Answer(reply) => Some(reply),
-        Owed::Nothing | Owed::Acknowledgement { .. } => None,
-    });
-    if let Some(reply) = reply {
-        answer(reply, Err(error.into()));
-    }
 }

@@ -418,7 +418,9 @@ impl Runs {
     pub async fn cancel(&self, permit: &Permit, run: &str, reason: String) -> Result<RunSummary, RunsError> {
         let run = self.find(run).await?;
         let operator = permit.caller().name().to_owned();
-        let entry = self.note(run, Intent::new(permit, &run.to_string(), &reason)).await?;
+        // On a full disk too, whatever run it is: it is some bytes, and ends what would take more.
+        let intent = Intent::new(permit, &run.to_string(), &reason).claiming(Claim::Freeing);
+        let entry = self.0.audit.open(intent).await?;
         let answer = self.say(&entry, run, Input::Cancel { operator, reason }).await;
         self.conclude(entry, answer).await
     }

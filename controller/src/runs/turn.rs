@@ -73,3 +73,21 @@ pub(super) struct Late {
     pub(super) run: String,
     pub(super) outcome: Outcome,
 }
+
+/// Tells somebody what became of their word.
+pub(super) fn answer(reply: Reply, with: Result<RunSummary, RunsError>) {
+    if reply.send(with).is_err() {
+        tracing::debug!("whoever asked did not wait for the answer");
+    }
+}
+
+/// Tells everyone who waits for an answer that there was a failure. Only an operator's word waits, and alone.
+pub(super) fn refuse(turns: Vec<Turn>, error: impl Into<RunsError>) {
+    let reply = turns.into_iter().find_map(|turn| match turn.owed {
+        Owed::Answer(reply) => Some(reply),
+        Owed::Nothing | Owed::Acknowledgement { .. } => None,
+    });
+    if let Some(reply) = reply {
+        answer(reply, Err(error.into()));
+    }
+}

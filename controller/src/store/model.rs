@@ -197,7 +197,7 @@ impl Mandate {
         Self { claim, ..self }
     }
 
-    pub(super) fn claim(&self) -> Claim {
+    pub(crate) fn claim(&self) -> Claim {
         self.claim
     }
 

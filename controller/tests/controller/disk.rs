@@ -13,9 +13,9 @@ use vigie_proto::{
     STALE_SINCE, STALE_WHY,
     order::Domain,
     v1::{
-        self, AptCleanPreviewResult, AptCleanRequest, AptCleanResult, DiskFile, ExecRequest, Finished,
-        HostLoadRequest, HostLoadResult, Outcome, PreparedOrder, RunVerdict, from_agent, request::Operation,
-        result, run_event::Event, to_agent,
+        self, AptCleanPreviewResult, AptCleanRequest, AptCleanResult, ComposeBuildRequest,
+        ComposeBuildResult, DiskFile, ExecRequest, Finished, HostLoadRequest, HostLoadResult, Outcome,
+        PreparedOrder, RunVerdict, from_agent, request::Operation, result, run_event::Event, to_agent,
     },
 };
 
@@ -121,6 +121,41 @@ fn code(status: &Status) -> &str {
     status.metadata().get("vigie-code").unwrap().to_str().unwrap()
 }
 
+fn build() -> v1::RunSpec {
+    let services = vec!["backend".to_owned()];
+    operation(all(), Operation::ComposeBuild(ComposeBuildRequest { stack: "sylion".to_owned(), services }))
+}
+
+async fn planned(operator: &mut Operator, run: &str) -> Vec<u8> {
+    let plan = |event: &Event| match event {
+        Event::Planned(planned) => Some(planned.manifest.clone()),
+        _ => None,
+    };
+    operator.watch(run, 0, true).await.until(plan).await
+}
+
+/// Opens a run and signs its plan.
+async fn signed(operator: &mut Operator, spec: v1::RunSpec) -> String {
+    let run = new_run();
+    operator.submit(&run, spec).await.unwrap();
+    let manifest = planned(operator, &run).await;
+    let signatures = vec![operator.signing.sign(Domain::Manifest, &manifest)];
+    let request = v1::SignRunRequest { run: run.clone(), manifest, signatures };
+    operator.runs.sign_run(request).await.unwrap();
+    run
+}
+
+async fn cancelled(operator: &mut Operator, run: &str) -> RunVerdict {
+    let request = v1::CancelRunRequest { run: run.to_owned(), reason: "not now".to_owned() };
+    operator.runs.cancel_run(request).await.unwrap();
+    operator.watch(run, 0, true).await.closed().await.verdict()
+}
+
+fn order_of(execute: &v1::Execute) -> String {
+    let leaf: v1::Leaf = prost::Message::decode(execute.leaf.as_slice()).unwrap();
+    leaf.order
+}
+
 async fn looks(operator: &mut Operator, session: &mut Session) -> RunVerdict {
     let run = new_run();
     let spec = operation(all(), Operation::HostLoad(HostLoadRequest::default()));
@@ -150,21 +185,16 @@ async fn frees(operator: &mut Operator, session: &mut Session) -> RunVerdict {
         valid_ms: 300_000,
     };
     session.say(from_agent::Message::Prepared(prepared)).await;
-    let plan = |event: &Event| match event {
-        Event::Planned(planned) => Some(planned.clone()),
-        _ => None,
-    };
-    let manifest = operator.watch(&run, 0, true).await.until(plan).await.manifest;
+    let manifest = planned(operator, &run).await;
     let signatures = vec![operator.signing.sign(Domain::Manifest, &manifest)];
     let request = v1::SignRunRequest { run: run.clone(), manifest, signatures };
     operator.runs.sign_run(request).await.unwrap();
     let execute = session.execute().await;
-    let leaf: v1::Leaf = prost::Message::decode(execute.leaf.as_slice()).unwrap();
+    let order = order_of(&execute);
     let outcome = Outcome::succeeded(result::Operation::AptClean(AptCleanResult::default()));
-    let finished =
-        Finished { order: leaf.order.clone(), outcome: Some(outcome), run: run.clone(), here: None };
+    let finished = Finished { order: order.clone(), outcome: Some(outcome), run: run.clone(), here: None };
     session.say(from_agent::Message::Finished(finished)).await;
-    assert_eq!(session.acknowledged().await, [leaf.order]);
+    assert_eq!(session.acknowledged().await, [order]);
     operator.watch(&run, 0, true).await.closed().await.verdict()
 }
 
@@ -192,11 +222,7 @@ async fn a_full_disk_takes_what_frees_it_and_nothing_else() {
     // One that waits for its signature when the disk fills up.
     let waiting = new_run();
     operator.submit(&waiting, exec()).await.unwrap();
-    let plan = |event: &Event| match event {
-        Event::Planned(planned) => Some(planned.clone()),
-        _ => None,
-    };
-    let manifest = operator.watch(&waiting, 0, true).await.until(plan).await.manifest;
+    let manifest = planned(&mut operator, &waiting).await;
 
     disk.fill();
     assert_full(&mut operator).await;
@@ -226,6 +252,48 @@ async fn a_full_disk_takes_what_frees_it_and_nothing_else() {
     until("the reserve is made again", async || reserve.exists()).await;
     let listed = operator.hosts.list_hosts(v1::ListHostsRequest::default()).await.unwrap();
     assert!(!listed.metadata().contains_key(STALE_SINCE));
+}
+
+/// What was begun when there was room ends on what is kept for that, and what waits for room can be ended.
+#[tokio::test]
+async fn what_runs_on_a_full_disk_can_be_stopped_and_ends() {
+    let disk = or_skip!(Mounted::tmpfs(64));
+    let controller = Controller::within(disk.path()).await;
+    let mut operator = controller.operator().await;
+    let host = controller.host(&mut operator, "vps1").await;
+    let mut session = host.session(&controller).await.unwrap();
+    let reserve = controller.config.state.join("controller.reserve");
+    until("the reserve is there", async || reserve.exists()).await;
+    let first = signed(&mut operator, build()).await;
+    let order = order_of(&session.execute().await);
+    // They wait for the first one's stack.
+    let (second, third) = (signed(&mut operator, build()).await, signed(&mut operator, build()).await);
+    for waits in [&second, &third] {
+        let held = |event: &Event| matches!(event, Event::Held(_)).then_some(());
+        operator.watch(waits, 0, true).await.until(held).await;
+    }
+    let unsigned = new_run();
+    operator.submit(&unsigned, exec()).await.unwrap();
+    planned(&mut operator, &unsigned).await;
+
+    disk.fill();
+    assert_full(&mut operator).await;
+    let outcome = Outcome::succeeded(result::Operation::ComposeBuild(ComposeBuildResult::default()));
+    let finished = Finished { order: order.clone(), outcome: Some(outcome), run: first.clone(), here: None };
+    session.say(from_agent::Message::Finished(finished)).await;
+    assert_eq!(session.acknowledged().await, [order]);
+    assert_eq!(operator.watch(&first, 0, true).await.closed().await.verdict(), RunVerdict::Ok);
+    assert_eq!(cancelled(&mut operator, &unsigned).await, RunVerdict::Cancelled);
+    // The turn of both has come, and there is no room to begin either.
+    let sent = tokio::time::timeout(Duration::from_secs(2), session.next()).await;
+    assert!(sent.is_err(), "{sent:?}");
+    assert_eq!(cancelled(&mut operator, &second).await, RunVerdict::Cancelled);
+    // The session would show an order: what comes next is what is asked.
+    assert_eq!(looks(&mut operator, &mut session).await, RunVerdict::Ok);
+
+    fs::remove_file(disk.path().join("filler")).unwrap();
+    session.execute().await;
+    assert_eq!(operator.watch(&third, 0, false).await.event().await.unwrap().seq, 1);
 }
 
 /// Looking leaves half of the reserve to what frees the disk.

@@ -69,6 +69,21 @@ pub fn decide(
 }
 
 impl Decision {
+    /// Whether it begins something: a plan, its carrying out, an order, a step that waits. Whatever else happens to a run is
+    /// looking, and ends.
+    pub fn begins(&self) -> bool {
+        self.events.iter().any(begins)
+    }
+
+    /// The same from `state` up to what begins something; `None` when nothing does. An operator's signature or plan aside, it
+    /// holds what the inputs said.
+    pub fn before_it_begins(&self, state: &State) -> Option<Self> {
+        let events = self.events[..self.events.iter().position(begins)?].to_vec();
+        let mut before = state.clone();
+        events.iter().try_for_each(|event| before.apply(event)).ok()?;
+        Some(Self { events, state: before, rejections: self.rejections.clone() })
+    }
+
     /// False when the event does not fit the state, which would be a mistake in this module: the run then stands
     /// still where it can be looked at, and the rest of the controller goes on.
     fn record(&mut self, event: Event, at_ms: i64) -> bool {
@@ -80,6 +95,10 @@ impl Decision {
         }
         fits.is_ok()
     }
+}
+
+fn begins(event: &RunEvent) -> bool {
+    matches!(event.event, Some(Event::Planned(_) | Event::Signed(_) | Event::Sent(_) | Event::WaitsOpened(_)))
 }
 
 /// The event that an input is, if it is one.

@@ -67,7 +67,7 @@ pub struct Challenge {
 }
 
 /// What may happen to a run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Input {
     /// A probe was answered, or could not be.
     Probed { key: ProbeKey, outcome: Outcome, asked_at_ms: i64, challenge: Challenge },

@@ -7,6 +7,7 @@ use std::sync::{
 
 use async_trait::async_trait;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use vigie_agent::{
     host::{
         child::OutputSink,
@@ -177,7 +178,7 @@ impl Executor for Hands {
         }
     }
 
-    async fn look_back(&self, order: TaskId, _: &Started, _: i64) -> Witness {
+    async fn look_back(&self, order: TaskId, _: &Started, _: i64, _: CancellationToken) -> Witness {
         self.world.pause(0..200).await;
         self.while_alive().await;
         let seen = self.world.was_done(&order.to_string());

@@ -74,12 +74,18 @@ pub trait Executor: Send + Sync + 'static {
         ordered: Option<Ordered>,
     ) -> Outcome;
 
-    /// Finds out what became of an order that began at this time and whose end nobody saw. Waits for programs of it that still run;
-    /// never runs anything again.
-    async fn look_back(&self, order: TaskId, begun: &Started, at_ms: i64) -> Witness;
+    /// Finds out what became of an order that began at this time and whose end nobody saw. Waits for programs of it that still
+    /// run, and stops them once `stop` says so; never runs anything again.
+    async fn look_back(&self, order: TaskId, begun: &Started, at_ms: i64, stop: CancellationToken)
+    -> Witness;
 
     /// Lets go of what was kept of an order until its end was written down.
     fn forget(&self, order: TaskId);
+
+    /// The orders of which something is kept.
+    fn kept(&self) -> Vec<TaskId> {
+        Vec::new()
+    }
 
     /// What must not leave the host.
     ///
@@ -142,14 +148,20 @@ impl Executor for Arc<Host> {
         outcome
     }
 
-    async fn look_back(&self, order: TaskId, begun: &Started, at_ms: i64) -> Witness {
+    async fn look_back(
+        &self,
+        order: TaskId,
+        begun: &Started,
+        at_ms: i64,
+        stop: CancellationToken,
+    ) -> Witness {
         let Some(mut operation) = begun.request.clone().and_then(|request| request.operation) else {
             return Witness::Unknown("it asks for something that this agent does not know".to_owned());
         };
         // An agent that has just begun knows neither its stacks nor, by them, what must not leave the host.
         self.stacks().refresh().await;
         let programs = match self.state() {
-            Some(state) => keeper::programs(state, order).await,
+            Some(state) => keeper::programs(state, order, &stop).await,
             None => Ok(Vec::new()),
         };
         let programs = match programs {
@@ -169,6 +181,10 @@ impl Executor for Arc<Host> {
         if let Some(state) = self.state() {
             keeper::forget(state, order);
         }
+    }
+
+    fn kept(&self) -> Vec<TaskId> {
+        self.state().map(keeper::orders).unwrap_or_default()
     }
 
     fn secrets(&self) -> Result<Arc<Patterns>, RedactionError> {

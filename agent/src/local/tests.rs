@@ -152,7 +152,7 @@ impl Executor for Arc<Scripted> {
         })
     }
 
-    async fn look_back(&self, _: TaskId, _: &Started, _: i64) -> Witness {
+    async fn look_back(&self, _: TaskId, _: &Started, _: i64, _: CancellationToken) -> Witness {
         Witness::Unknown("nothing tells".to_owned())
     }
 

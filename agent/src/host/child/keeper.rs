@@ -9,13 +9,20 @@
 //! children/ORDER/N/call    what to run: written by the agent
 //!                  lock    held by the keeper for as long as it lives; holds its process id
 //!                  begun   there from just before the program is started
+//!                  stop    `1` once it is to be stopped, or never to begin: written by the agent
 //!                  ended   how it ended; its blocks are there from the first, since a disk may fill up meanwhile
 //! ```
+//!
+//! All of a folder is made before the keeper is called and goes with the folder, once the order's end is in the journal:
+//! nobody makes or removes a single file of it later, but for `begun`.
 
 use std::{
     fs::{self, DirBuilder, File},
-    io::{self, Read as _, Seek as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    io::{self, Seek as _, Write as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    },
     path::{Path, PathBuf},
     process::Stdio,
     sync::atomic::{AtomicU32, Ordering},
@@ -23,8 +30,15 @@ use std::{
 };
 
 use prost::Message as _;
-use rustix::fs::{FlockOperation, flock};
-use tokio::{process::Command, time::Instant};
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal},
+};
+use tokio::{
+    process::Command,
+    signal::unix::{Signal, SignalKind, signal},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use vigie_proto::{id::TaskId, v1::OutputSource};
 
@@ -89,7 +103,7 @@ struct Ended {
     /// Why it could not be run; empty when it was.
     #[prost(string, tag = "5")]
     failed: String,
-    /// The agent gave it up before its keeper came to start it.
+    /// It was given up, or stopped, before its keeper came to start it.
     #[prost(bool, tag = "6")]
     given_up: bool,
     #[prost(message, optional, tag = "7")]
@@ -165,9 +179,12 @@ impl Keeping {
         let made = (|| {
             DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
             let keep = usize::try_from(call.keep).unwrap_or(KEPT);
-            for (name, bytes) in
-                [("call", call.encode_to_vec()), ("ended", vec![0; 2 * keep + BESIDE]), ("lock", Vec::new())]
-            {
+            for (name, bytes) in [
+                ("call", call.encode_to_vec()),
+                ("ended", vec![0; 2 * keep + BESIDE]),
+                ("stop", b"0".to_vec()),
+                ("lock", Vec::new()),
+            ] {
                 let mut file =
                     File::options().write(true).create_new(true).mode(0o600).open(folder.join(name))?;
                 file.write_all(&bytes)?;
@@ -256,6 +273,11 @@ impl Child<'_> {
             Found::Ended(exit) => Ok(exit),
             Found::Failed(why) => Err(start(io::Error::other(why))),
             Found::Lost => Err(ChildError::Lost { program: self.program }),
+            // It was asked to stop before its keeper had come to start it.
+            Found::NeverBegan if self.stop.is_some_and(|stop| stop.is_cancelled()) => {
+                let (stdout, stderr) = (Captured::new(0), Captured::new(0));
+                Ok(Exit { code: -1, signal: 0, timed_out: false, stopped: true, stdout, stderr })
+            }
             Found::NeverBegan => Err(start(io::Error::other("its keeper did not start"))),
         }
     }
@@ -282,18 +304,36 @@ fn launcher(keeping: &Keeping, folder: &Path, number: u32) -> Command {
     command
 }
 
-/// Asks a keeper to stop its program. One that has ended needs no asking.
+/// Has a keeper stop its program, or not start it. The mark comes first, and only then its keeper is looked for: one that is
+/// not there by then looks for the mark later. One that has ended needs no asking.
 fn ask_to_stop(folder: &Path) {
-    let Ok(mut lock) = File::open(folder.join("lock")) else { return };
-    let mut text = String::new();
-    if flock(&lock, FlockOperation::NonBlockingLockShared).is_ok() || lock.read_to_string(&mut text).is_err()
+    let marked =
+        File::options().write(true).open(folder.join("stop")).and_then(|mut file| file.write_all(b"1"));
+    if let Err(error) = marked {
+        tracing::warn!(folder = %folder.display(), error = &error as &dyn std::error::Error, "a program may go on");
+    }
+    let id = fs::read_to_string(folder.join("lock")).ok().and_then(|text| text.trim().parse().ok());
+    let Some(id) = id.and_then(Pid::from_raw) else { return };
+    // The process is held before it is looked at, so that whoever got a dead keeper's number is left alone.
+    if let Ok(process) = pidfd_open(id, PidfdFlags::empty())
+        && is_keeper(id, folder)
     {
-        return;
-    }
-    if let Some(pid) = text.trim().parse().ok().and_then(rustix::process::Pid::from_raw) {
         // It may end at this moment.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = pidfd_send_signal(process, rustix::process::Signal::TERM);
     }
+}
+
+/// Whether a process is the keeper that works in a folder, by how it was called.
+fn is_keeper(id: Pid, folder: &Path) -> bool {
+    let place = folder.components().rev().take(3).collect::<Vec<_>>();
+    let place: PathBuf = place.into_iter().rev().collect();
+    let called = fs::read(format!("/proc/{}/cmdline", id.as_raw_nonzero())).unwrap_or_default();
+    called.split(|byte| *byte == 0).any(|word| Path::new(std::ffi::OsStr::from_bytes(word)).ends_with(&place))
+}
+
+/// Whether the agent has asked for it.
+fn is_to_stop(folder: &Path) -> bool {
+    fs::read(folder.join("stop")).is_ok_and(|mark| mark == b"1")
 }
 
 /// Waits for a keeper's end and reads what it wrote down. One that has not begun by then never will.
@@ -328,11 +368,12 @@ fn found_now(folder: &Path) -> io::Result<Found> {
     Ok(Found::NeverBegan)
 }
 
-/// The programs of an order, as an agent finds them that did not start them; waits for those that still run.
+/// The programs of an order, as an agent finds them that did not start them; waits for those that still run, and has them
+/// stopped once `stop` says so.
 ///
 /// # Errors
 /// When the folder cannot be read.
-pub async fn programs(state: &Path, order: TaskId) -> io::Result<Vec<Found>> {
+pub async fn programs(state: &Path, order: TaskId, stop: &CancellationToken) -> io::Result<Vec<Found>> {
     let folder = state.join(CHILDREN).join(order.to_string());
     let mut numbers = Vec::new();
     let entries = match fs::read_dir(&folder) {
@@ -352,7 +393,16 @@ pub async fn programs(state: &Path, order: TaskId) -> io::Result<Vec<Found>> {
             programs.push(Found::NeverBegan);
             continue;
         }
-        programs.push(found(folder).await?);
+        let ended = found(folder.clone());
+        tokio::pin!(ended);
+        programs.push(tokio::select! {
+            biased;
+            ended = &mut ended => ended?,
+            () = stop.cancelled() => {
+                ask_to_stop(&folder);
+                ended.await?
+            }
+        });
     }
     Ok(programs)
 }
@@ -370,7 +420,7 @@ pub fn forget(state: &Path, order: TaskId) {
 }
 
 /// The orders that have something in the folder of keepers.
-pub fn kept_orders(state: &Path) -> Vec<TaskId> {
+pub fn orders(state: &Path) -> Vec<TaskId> {
     let Ok(entries) = fs::read_dir(state.join(CHILDREN)) else { return Vec::new() };
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
@@ -380,33 +430,39 @@ pub fn kept_orders(state: &Path) -> Vec<TaskId> {
 /// # Errors
 /// When the folder is not one that an agent made, or nothing can be written there.
 pub fn keep(folder: &Path) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // It listens before anybody can know whom to wake: nobody is there yet to be ended by it.
+    let asked = {
+        let _inside = runtime.enter();
+        signal(SignalKind::terminate())?
+    };
     let mut lock = File::options().read(true).write(true).open(folder.join("lock"))?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
     if recorded(folder)?.is_some() || folder.join("begun").exists() {
         return Err(io::Error::other("this program was run before, or given up"));
     }
     lock.write_all(std::process::id().to_string().as_bytes())?;
+    // Whoever asks from here on wakes this process; whoever asked before has left the mark.
+    if is_to_stop(folder) {
+        return record_end(folder, &Ended { given_up: true, ..Ended::default() });
+    }
     let call = Call::decode(fs::read(folder.join("call"))?.as_slice())?;
     let deadline = Instant::now() + Duration::from_millis(call.time_ms);
     File::options().write(true).create_new(true).mode(0o600).open(folder.join("begun"))?.sync_all()?;
     sync_folder(folder)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(run(&call, deadline));
+    let ended = runtime.block_on(run(&call, deadline, asked));
     record_end(folder, &ended)?;
     // What is still to be shown has had its time; the thread that shows it may hang on a pipe that nobody reads.
     runtime.shutdown_timeout(LAST_WORDS);
     Ok(())
 }
 
-async fn run(call: &Call, deadline: Instant) -> Ended {
+async fn run(call: &Call, deadline: Instant, mut asked: Signal) -> Ended {
     let stop = CancellationToken::new();
-    let asked = stop.clone();
-    let listening = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
+    let stopping = stop.clone();
     tokio::spawn(async move {
-        if let Ok(mut terminate) = listening {
-            terminate.recv().await;
-            asked.cancel();
-        }
+        asked.recv().await;
+        stopping.cancel();
     });
     let shown = Shown::start();
     let child = match Child::new(&call.program) {

@@ -7,6 +7,7 @@ use tokio::{
     sync::OwnedMutexGuard,
     time::{Instant, sleep},
 };
+use tokio_util::sync::CancellationToken;
 use vigie_proto::{
     id::TaskId,
     v1::{Cancel, Hello, Outcome, Started, from_agent},
@@ -49,6 +50,7 @@ impl Dispatch {
                 "orders will be refused"
             );
         }
+        self.tidy();
         let begun: Vec<_> = self.shared.journal.index().started().collect();
         for order in begun {
             let (begun, at_ms) = match (
@@ -63,11 +65,23 @@ impl Dispatch {
                 _ => continue,
             };
             tracing::warn!(%order, "an order had begun when the agent ended: finding out what became of it");
-            self.underway.insert(order, Underway::running(at_ms));
+            let underway = Underway::running(at_ms);
+            let stop = underway.stop.clone();
+            self.underway.insert(order, underway);
             // Nobody else is on the stack before this loop takes its first order.
             let alone =
                 self.shared.stack(&begun.stack).try_lock_owned().ok().filter(|_| !begun.stack.is_empty());
-            self.ordered.spawn(find_out(Arc::clone(&self.shared), order, begun, at_ms, alone));
+            self.ordered.spawn(find_out(Arc::clone(&self.shared), order, begun, at_ms, stop, alone));
+        }
+    }
+
+    /// Lets go of what an earlier agent kept of orders whose end it wrote down, and died before it could.
+    fn tidy(&self) {
+        for order in self.shared.executor.kept() {
+            let standing = self.shared.journal.standing(order);
+            if matches!(standing, Some(Standing::Finished { .. } | Standing::Acknowledged { .. })) {
+                self.shared.executor.forget(order);
+            }
         }
     }
 
@@ -181,13 +195,14 @@ async fn find_out(
     order: TaskId,
     begun: journal::Started,
     at_ms: i64,
+    stop: CancellationToken,
     _alone: Option<OwnedMutexGuard<()>>,
 ) {
     let until = Instant::now() + PATIENCE;
     let witness = loop {
-        let (executor, started) = (Arc::clone(&shared.executor), begun.clone());
+        let (executor, started, stop) = (Arc::clone(&shared.executor), begun.clone(), stop.clone());
         // A look that dies is none, and no end of the loop that waits for it.
-        let look = tokio::spawn(async move { executor.look_back(order, &started, at_ms).await });
+        let look = tokio::spawn(async move { executor.look_back(order, &started, at_ms, stop).await });
         let seen = look.await.unwrap_or_else(|error| {
             tracing::error!(%order, error = &error as &dyn std::error::Error, "a look at an order died");
             Witness::Unknown("the look at it died inside the agent".to_owned())

@@ -51,6 +51,9 @@ struct Scripted {
     /// What is seen of orders whose end nobody saw, one look after the other; nothing tells any more after the last.
     seen: Mutex<Vec<Witness>>,
     forgotten: Mutex<Vec<TaskId>>,
+    kept: Vec<TaskId>,
+    /// A look waits for a program that goes on until it is stopped.
+    goes_on: AtomicBool,
 }
 
 fn preview() -> result::Operation {
@@ -116,14 +119,31 @@ impl Executor for Arc<Scripted> {
         }
     }
 
-    async fn look_back(&self, _: TaskId, begun: &journal::Started, at_ms: i64) -> Witness {
+    async fn look_back(
+        &self,
+        _: TaskId,
+        begun: &journal::Started,
+        at_ms: i64,
+        stop: CancellationToken,
+    ) -> Witness {
         assert!(begun.request.is_some() && at_ms > 0, "it knows what began");
+        if self.goes_on.load(Ordering::SeqCst) {
+            stop.cancelled().await;
+            return Witness::Seen(Box::new(Outcome::ended(
+                OutcomeStatus::Cancelled,
+                Failure::new("stopped", ""),
+            )));
+        }
         let mut seen = self.seen.lock().unwrap();
         if seen.is_empty() { Witness::Unknown("nothing tells".to_owned()) } else { seen.remove(0) }
     }
 
     fn forget(&self, order: TaskId) {
         self.forgotten.lock().unwrap().push(order);
+    }
+
+    fn kept(&self) -> Vec<TaskId> {
+        self.kept.clone()
     }
 
     fn secrets(&self) -> Result<Arc<Patterns>, RedactionError> {
@@ -616,6 +636,45 @@ async fn a_withdrawn_order_never_begins() {
 fn welcome(seq: u64, hash: Vec<u8>) -> to_agent::Message {
     let seen = Some(v1::AuditHead { seq, hash });
     to_agent::Message::Welcome(v1::Welcome { seen, ..Default::default() })
+}
+
+/// The agent died with a program of an order under way. The next one is asked to stop it before it has seen its end.
+#[tokio::test]
+async fn what_is_found_again_is_stopped_when_its_run_is_ended() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    let order = world.order(exec("hang", &[]));
+    agent.execute(&order).await;
+    agent.started().await;
+    agent.end().await;
+    world.executor.goes_on.store(true, Ordering::SeqCst);
+    let mut agent = world.connected().await;
+    agent.tell(to_agent::Message::Cancel(v1::Cancel { order: id(&order) })).await;
+    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Cancelled, "stopped"));
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn what_is_left_of_orders_that_ended_goes_when_the_agent_starts() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    let (ended, hangs, strange) =
+        (world.order(exec("true", &[])), world.order(exec("hang", &[])), TaskId::new());
+    agent.execute(&ended).await;
+    agent.started().await;
+    agent.finished().await;
+    agent.execute(&hangs).await;
+    agent.started().await;
+    agent.end().await;
+    let [ended, hangs] = [&ended, &hangs].map(|order| id(order).parse().unwrap());
+    let executor = Scripted { kept: vec![ended, hangs, strange], goes_on: true.into(), ..Default::default() };
+    let world = World { executor: Arc::new(executor), ..world };
+    let mut agent = world.connected().await;
+    agent.finished().await;
+    agent.settled().await;
+    // Of one that may still run, and of one that the journal does not know, all is kept.
+    assert_eq!(*world.executor.forgotten.lock().unwrap(), [ended]);
+    agent.end().await;
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
 use vigie_proto::{
     id::TaskId,
     v1::{Failure, HostFactsResult, HttpCheckResult, Stack, Symptom, request, result},
@@ -81,7 +82,7 @@ impl Executor for Arc<Web> {
         }))
     }
 
-    async fn look_back(&self, order: TaskId, _: &Started, _: i64) -> Witness {
+    async fn look_back(&self, order: TaskId, _: &Started, _: i64, _: CancellationToken) -> Witness {
         panic!("nothing is ordered here: {order}")
     }
 

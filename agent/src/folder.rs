@@ -8,8 +8,10 @@ use std::{
 };
 
 use rustix::fs::{FlockOperation, flock};
+use vigie_proto::text::escape;
 
-/// What a command writes into the lock while it works, so that an agent waits for it instead of giving up.
+/// What a command writes into the lock while it works, so that an agent waits for it instead of giving up. What it does
+/// follows on the next line.
 const COMMAND: &str = "a command on this host\n";
 
 /// The folder is this process's alone, until this is dropped.
@@ -39,7 +41,7 @@ impl Alone {
         if !try_lock(&lock) {
             let mut holder = String::new();
             lock.read_to_string(&mut holder).map_err(failed)?;
-            if holder != COMMAND {
+            if !holder.starts_with(COMMAND) {
                 return Err(AloneError::Taken(state.to_owned()));
             }
             tracing::warn!("a `vigie-agent run RUNBOOK` works on this host: waiting for its end");
@@ -49,17 +51,18 @@ impl Alone {
         Ok(Self { _lock: lock })
     }
 
-    /// Takes the folder for a command; `None` where an agent, or another command, has it.
+    /// Takes the folder for a command, `does` being what it was called with; `None` where an agent, or another command, has it.
     ///
     /// # Errors
     /// When it cannot be told.
-    pub fn command(state: &Path) -> Result<Option<Self>, AloneError> {
+    pub fn command(state: &Path, does: &str) -> Result<Option<Self>, AloneError> {
         let (path, mut lock) = open(state)?;
         if !try_lock(&lock) {
             return Ok(None);
         }
+        let text = format!("{COMMAND}`vigie-agent {does}` (process {}) is under way", std::process::id());
         let said =
-            lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(COMMAND.as_bytes()));
+            lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(text.as_bytes()));
         match said {
             Ok(()) => {}
             // Then an agent that starts meanwhile gives up, and is started again.
@@ -67,6 +70,16 @@ impl Alone {
             Err(source) => return Err(AloneError::Lock { path, source }),
         }
         Ok(Some(Self { _lock: lock }))
+    }
+
+    /// The command that has the folder, in words; `None` where an agent has it, or nobody.
+    pub fn holder(state: &Path) -> Option<String> {
+        let (_, mut lock) = open(state).ok()?;
+        let mut text = String::new();
+        if try_lock(&lock) || lock.read_to_string(&mut text).is_err() {
+            return None;
+        }
+        text.strip_prefix(COMMAND).map(|does| escape(does, false).into_owned())
     }
 }
 
@@ -92,11 +105,20 @@ mod tests {
     fn one_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
         let agent = Alone::agent(folder.path()).unwrap();
-        assert!(Alone::command(folder.path()).unwrap().is_none());
+        assert!(Alone::command(folder.path(), "run x").unwrap().is_none());
         assert!(matches!(Alone::agent(folder.path()).unwrap_err(), AloneError::Taken(_)));
+        assert_eq!(Alone::holder(folder.path()), None, "an agent is no command");
         drop(agent);
-        let command = Alone::command(folder.path()).unwrap().unwrap();
-        assert!(Alone::command(folder.path()).unwrap().is_none(), "a second command waits for nobody");
+        let command = Alone::command(folder.path(), "run x").unwrap().unwrap();
+        assert!(
+            Alone::command(folder.path(), "run x").unwrap().is_none(),
+            "a second command waits for nobody"
+        );
+        let holder = Alone::holder(folder.path()).unwrap();
+        assert!(
+            holder.contains("vigie-agent run x") && holder.contains(&std::process::id().to_string()),
+            "{holder}"
+        );
         // An agent that starts now waits until the command has ended.
         let (begun, path) = (mpsc::channel(), folder.path().to_owned());
         let waits = thread::spawn(move || {
@@ -108,7 +130,7 @@ mod tests {
         drop(command);
         begun.1.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
         waits.join().unwrap();
-        drop(Alone::command(folder.path()).unwrap().unwrap());
+        drop(Alone::command(folder.path(), "run x").unwrap().unwrap());
         // What a command that died left in the lock keeps no agent waiting.
         drop(Alone::agent(folder.path()).unwrap());
     }

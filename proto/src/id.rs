@@ -12,6 +12,14 @@ pub struct IdError {
     value: String,
 }
 
+/// A new id. Made under a clock before 1970, it is no older than that.
+fn fresh() -> Uuid {
+    match std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
+        Ok(_) => Uuid::now_v7(),
+        Err(_) => Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, 0, 0)),
+    }
+}
+
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident = $kind:literal;)*) => {$(
         $(#[$doc])*
@@ -22,7 +30,7 @@ macro_rules! ids {
             /// Makes a new one, ordered by the time of its making.
             #[allow(clippy::new_without_default)]
             pub fn new() -> Self {
-                Self(Uuid::now_v7())
+                Self(fresh())
             }
 
             /// When it was made, as Unix milliseconds.

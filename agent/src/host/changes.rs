@@ -171,7 +171,7 @@ impl Changes {
     /// When the engine does not answer; files are looked at all the same.
     pub async fn look(&self, host: &Host) -> Result<(), EngineError> {
         let _one = self.looking.lock().await;
-        let now = chrono::Utc::now().timestamp_millis();
+        let now = crate::host::clock::now().timestamp_millis();
         let engine = host.docker().containers(None).await;
         let (before, salt, looked, first) = {
             let mut known = self.known.lock().await;

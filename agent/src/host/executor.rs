@@ -130,7 +130,7 @@ impl Executor for Arc<Host> {
             prepared: ordered.and_then(|ordered| ordered.prepared),
             host: Arc::clone(self),
         };
-        let began_ms = chrono::Utc::now().timestamp_millis();
+        let began_ms = crate::host::clock::now().timestamp_millis();
         let mut outcome: Outcome = match operations::run(operation.clone(), &context).await {
             Ok(result) => Outcome::succeeded(result),
             Err(fault) => fault.into(),

@@ -311,7 +311,7 @@ impl<'a> Drive<'a> {
                 self.output(&chunk);
                 return None;
             }
-            Answer::Welcome(_) => return None,
+            Answer::Welcome(_) | Answer::Busy(_) => return None,
         };
         let (key, asked_at_ms) = self.probes.remove(&task)?;
         self.asked.remove(&key);

@@ -12,6 +12,8 @@ use crate::{config::SettingsError, enrolled::EnrolledError, folder::AloneError};
 pub(super) enum LocalError {
     #[error("only this host's root may change it")]
     NotRoot,
+    #[error("this host is busy: {0}")]
+    Busy(String),
     #[error("an agent works with {} and does not answer", .0.display())]
     Silent(PathBuf),
     #[error("the agent that runs is {agent}, and this program is {own}")]
@@ -101,7 +103,8 @@ impl LocalError {
             Self::Interrupted { .. } => Exit::Interrupted,
             Self::Gone { under_way } if !under_way.is_empty() => Exit::InDoubt,
             Self::Output(source) if source.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
-            Self::Silent(_)
+            Self::Busy(_)
+            | Self::Silent(_)
             | Self::Version { .. }
             | Self::Door { .. }
             | Self::Alone(_)
@@ -123,6 +126,9 @@ impl LocalError {
         Some(match self {
             Self::NotRoot => {
                 "run it with sudo; `vigie-agent diagnose` looks without being root, as far as it may"
+            }
+            Self::Busy(_) => {
+                "wait until it has ended, or end it; `vigie-agent journal` tells how far it came"
             }
             Self::Silent(_) => {
                 "`systemctl stop vigie-agent` (or `kill` it), then run this again: it works without an agent"

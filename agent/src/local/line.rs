@@ -18,6 +18,14 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Answers that wait to be read.
 const WAITING: usize = 256;
 
+/// Why a command is not let in.
+#[derive(Debug)]
+pub(super) enum Unwelcome {
+    /// This has to end first.
+    Busy(String),
+    Silent(io::Error),
+}
+
 /// Speaks to whoever guards the host.
 pub(super) struct Line {
     to: OwnedWriteHalf,
@@ -26,11 +34,12 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Says hello, and hears whom it is spoken to for.
+    /// Says hello, and hears whom it is spoken to for. `run` is what the command was called with where it is to change the
+    /// host, else empty.
     ///
     /// # Errors
-    /// When nobody answers in time.
-    pub(super) async fn open(stream: UnixStream) -> io::Result<(Self, Welcome)> {
+    /// When nobody answers in time, or something else has to end first.
+    pub(super) async fn open(stream: UnixStream, run: &str) -> Result<(Self, Welcome), Unwelcome> {
         let (mut from, to) = stream.into_split();
         let (sender, answers) = mpsc::channel(WAITING);
         // A task of its own: a message that is read half must not be given up for something else.
@@ -52,12 +61,20 @@ impl Line {
             }
         });
         let mut line = Self { to, answers, _reading: AbortOnDropHandle::new(reading) };
-        line.say(Said::Hello(Hello { version: env!("CARGO_PKG_VERSION").to_owned() })).await?;
-        match timeout(PATIENCE, line.next()).await {
-            Ok(Some(Answer::Welcome(welcome))) => Ok((line, welcome)),
-            Ok(_) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "it does not let this command in")),
-            Err(_) => {
-                Err(io::Error::new(io::ErrorKind::TimedOut, format!("no word in {} s", PATIENCE.as_secs())))
+        let hello = Hello { version: env!("CARGO_PKG_VERSION").to_owned(), run: run.to_owned() };
+        // Who turns this away may have gone before it is said, and has told why.
+        let said = line.say(Said::Hello(hello)).await;
+        match (timeout(PATIENCE, line.next()).await, said) {
+            (Ok(Some(Answer::Welcome(welcome))), _) => Ok((line, welcome)),
+            (Ok(Some(Answer::Busy(busy))), _) => Err(Unwelcome::Busy(busy.by)),
+            (_, Err(error)) => Err(Unwelcome::Silent(error)),
+            (Ok(_), Ok(())) => {
+                let words = "it does not let this command in";
+                Err(Unwelcome::Silent(io::Error::new(io::ErrorKind::ConnectionAborted, words)))
+            }
+            (Err(_), Ok(())) => {
+                let words = format!("no word in {} s", PATIENCE.as_secs());
+                Err(Unwelcome::Silent(io::Error::new(io::ErrorKind::TimedOut, words)))
             }
         }
     }

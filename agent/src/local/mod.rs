@@ -85,7 +85,7 @@ async fn carry_through(
 ) -> Result<Exit, LocalError> {
     let runbooks = call.runbooks()?;
     let acts = call.mode == RunMode::Run;
-    let mut place = Place::find(&args.place, acts, talk).await?;
+    let mut place = Place::find(&args.place, &call.words(), talk).await?;
     let opened = opening::open(call, &runbooks, &place.welcome, &person(&place.welcome.name))?;
     if place.welcome.stacks.is_empty() && call.is_whole() {
         talk.say(opening::no_stacks(&place.welcome.docker_error));

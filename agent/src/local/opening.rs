@@ -63,6 +63,15 @@ impl Call {
         }
     }
 
+    /// What it is called by, where it is to change the host; empty where it only looks.
+    pub(super) fn words(&self) -> String {
+        let file = self.file.as_ref().map(|path| format!("--file {}", path.display()));
+        match (self.mode, file.or_else(|| self.runbook.clone())) {
+            (RunMode::Run, Some(runbook)) => format!("run {runbook}"),
+            _ => String::new(),
+        }
+    }
+
     /// Whether every runbook is meant.
     pub(super) fn is_whole(&self) -> bool {
         self.runbook.is_none() && self.file.is_none()

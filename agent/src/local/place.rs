@@ -13,7 +13,11 @@ use tokio_util::sync::CancellationToken;
 use vigie_proto::{id::HostId, v1::HostState};
 use vigie_view::run::RunView;
 
-use super::{error::LocalError, line::Line, talk::Talk};
+use super::{
+    error::LocalError,
+    line::{Line, Unwelcome},
+    talk::Talk,
+};
 use crate::{
     config::{ServeArgs, Settings},
     enrolled::Enrolled,
@@ -38,6 +42,9 @@ const MOMENTS: u32 = 25;
 const FEW_MOMENTS: u32 = 3;
 const MOMENT: Duration = Duration::from_millis(200);
 
+/// What a command is called that only looks.
+const LOOKING: &str = "diagnose";
+
 /// How long what runs in this process may go on after a person wants it to end; the agent's own patience.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -60,18 +67,21 @@ struct Inside {
 }
 
 impl Place {
-    /// Finds it: the agent where one runs, else here. `acts` is for what changes the host, which is done by whoever holds
-    /// the journal, and by nobody else.
+    /// Finds it: the agent where one runs, else here. `run` is what the command was called with where it is to change the
+    /// host, which is done by whoever holds the journal, and by nobody else; empty where it only looks.
     ///
     /// # Errors
-    /// When an agent has the journal and cannot be spoken to, or this host cannot be worked on from here.
-    pub(super) async fn find(args: &ServeArgs, acts: bool, talk: &mut Talk) -> Result<Self, LocalError> {
+    /// When an agent has the journal and cannot be spoken to, another run has to end first, or this host cannot be worked on
+    /// from here.
+    pub(super) async fn find(args: &ServeArgs, run: &str, talk: &mut Talk) -> Result<Self, LocalError> {
+        let acts = !run.is_empty();
         let path = door::path(&args.state);
         let mut alone = None;
         for _ in 0..if acts { MOMENTS } else { FEW_MOMENTS } {
             match UnixStream::connect(&path).await {
-                Ok(stream) => match Line::open(stream).await {
+                Ok(stream) => match Line::open(stream, run).await {
                     Ok((line, welcome)) => return Self::in_agent(line, welcome),
+                    Err(Unwelcome::Busy(by)) if acts => return Err(LocalError::Busy(by)),
                     Err(_) if acts => return Err(LocalError::Silent(args.state.clone())),
                     Err(_) => {
                         talk.say("The agent does not answer: this looks without it.");
@@ -88,7 +98,7 @@ impl Place {
             if !args.state.is_dir() {
                 break;
             }
-            alone = match Alone::command(&args.state) {
+            alone = match Alone::command(&args.state, if acts { run } else { LOOKING }) {
                 // Only whoever may write there can have the folder; to look, nobody needs it.
                 Err(_) if !acts => break,
                 taken => taken?,
@@ -99,8 +109,11 @@ impl Place {
             sleep(MOMENT).await;
         }
         match (acts, alone) {
-            (true, Some(alone)) => Self::acting(args, alone, talk).await,
-            (true, None) if args.state.is_dir() => Err(LocalError::Silent(args.state.clone())),
+            (true, Some(alone)) => Self::acting(args, run, alone, talk).await,
+            (true, None) if args.state.is_dir() => Err(match Alone::holder(&args.state) {
+                Some(by) => LocalError::Busy(by),
+                None => LocalError::Silent(args.state.clone()),
+            }),
             (true, None) => match Enrolled::load(&args.state) {
                 Err(error) => Err(LocalError::Enrolled(Box::new(error))),
                 Ok(_) => Err(LocalError::Silent(args.state.clone())),
@@ -140,11 +153,11 @@ impl Place {
         let about = about(&host, enrolled.as_ref(), talk).await;
         let id = enrolled.map_or_else(HostId::new, |enrolled| enrolled.host);
         let local = Local::looking(Arc::new(host), Arc::new(SystemClock), id);
-        Self::inside(local, about, None, None, alone).await
+        Self::inside(local, about, "", None, None, alone).await
     }
 
     /// Brings up here what an agent has: the dispatch, on the host's journal.
-    async fn acting(args: &ServeArgs, alone: Alone, talk: &mut Talk) -> Result<Self, LocalError> {
+    async fn acting(args: &ServeArgs, run: &str, alone: Alone, talk: &mut Talk) -> Result<Self, LocalError> {
         let enrolled = Enrolled::load(&args.state).map_err(|error| LocalError::Enrolled(Box::new(error)))?;
         let settings = Settings::load(&args.config)?;
         talk.say("No agent runs on this host: this works on its journal without one.");
@@ -167,12 +180,13 @@ impl Place {
         let (local, stop) = (dispatch.local(), CancellationToken::new());
         let guard = tokio::spawn(dispatch.run(messages, stop.clone(), PATIENCE));
         let dispatch = Some((guard, stop, service));
-        Self::inside(local, about, dispatch, Some(inbox), Some(alone)).await
+        Self::inside(local, about, run, dispatch, Some(inbox), Some(alone)).await
     }
 
     async fn inside(
         local: Local,
         about: About,
+        run: &str,
         dispatch: Option<(JoinHandle<()>, CancellationToken, Service)>,
         inbox: Option<mpsc::Sender<Inbox>>,
         alone: Option<Alone>,
@@ -184,7 +198,10 @@ impl Place {
             }
         });
         let inside = Inside { serving, dispatch, _inbox: inbox, _alone: alone };
-        let (line, welcome) = Line::open(ours).await.map_err(LocalError::Inside)?;
+        let (line, welcome) = Line::open(ours, run).await.map_err(|unwelcome| match unwelcome {
+            Unwelcome::Busy(by) => LocalError::Busy(by),
+            Unwelcome::Silent(error) => LocalError::Inside(error),
+        })?;
         Ok(Self { line, welcome, inside: Some(inside) })
     }
 

@@ -6,10 +6,11 @@ use std::{
     thread,
 };
 
-use rustix::termios::tcgetwinsize;
+use rustix::termios::{QueueSelector, tcflush, tcgetwinsize};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
+    time::Instant,
 };
 use vigie_view::{exit::Exit, look::Look};
 
@@ -67,6 +68,8 @@ pub struct Talk {
     live: bool,
     drawn: bool,
     answers: Answers,
+    /// When something was asked last: what was written before is no answer to it.
+    asked: Instant,
 }
 
 /// Where a person's answers come from.
@@ -74,7 +77,7 @@ enum Answers {
     /// There is nobody.
     Nobody,
     /// At the terminal, which is read from when something was first asked.
-    Terminal(Option<mpsc::Receiver<String>>),
+    Terminal(Option<mpsc::Receiver<(Instant, String)>>),
     /// Line by line.
     Lines(mpsc::Receiver<String>),
 }
@@ -102,6 +105,7 @@ impl Talk {
             live: stderr.is_terminal(),
             drawn: false,
             answers: if asks { Answers::Terminal(None) } else { Answers::Nobody },
+            asked: Instant::now(),
             stdout: Box::new(stdout),
             stderr: Box::new(stderr),
         }
@@ -124,6 +128,7 @@ impl Talk {
             live: false,
             drawn: false,
             answers: lines.map_or(Answers::Nobody, Answers::Lines),
+            asked: Instant::now(),
         }
     }
 
@@ -173,38 +178,42 @@ impl Talk {
         !matches!(self.answers, Answers::Nobody)
     }
 
-    /// Asks, and leaves the cursor behind the question.
+    /// Asks, and leaves the cursor behind the question. What a person typed before that agrees to nothing.
     pub(super) fn ask(&mut self, question: &str) {
         self.clear();
-        write!(self.stderr, "{question} ").and_then(|()| self.stderr.flush()).unwrap_or_default();
-        match &mut self.answers {
-            Answers::Terminal(Some(lines)) => {
-                // What was written before is no answer to this.
-                while lines.try_recv().is_ok() {}
-            }
-            Answers::Terminal(none) => {
-                let (lines, received) = mpsc::channel(LINES);
-                // It ends with the process, wherever it waits.
-                thread::spawn(move || {
-                    for line in io::stdin().lock().lines().map_while(Result::ok) {
-                        if lines.blocking_send(line).is_err() {
-                            return;
-                        }
-                    }
-                });
-                *none = Some(received);
-            }
-            Answers::Nobody | Answers::Lines(_) => {}
+        if let Answers::Terminal(read) = &mut self.answers {
+            // A terminal that is gone has nothing typed ahead, and ends the reading below.
+            let _ = tcflush(io::stdin(), QueueSelector::IFlush);
+            self.asked = Instant::now();
+            read.get_or_insert_with(read_terminal);
         }
+        write!(self.stderr, "{question} ").and_then(|()| self.stderr.flush()).unwrap_or_default();
     }
 
     /// The next line that a person writes; nothing once there is nobody any more.
     pub(super) async fn answer(&mut self) -> Option<String> {
         match &mut self.answers {
-            Answers::Lines(lines) | Answers::Terminal(Some(lines)) => {
-                lines.recv().await.map(|line| line.trim().to_owned())
-            }
+            Answers::Lines(lines) => lines.recv().await.map(|line| line.trim().to_owned()),
+            Answers::Terminal(Some(lines)) => loop {
+                let (read, line) = lines.recv().await?;
+                if read >= self.asked {
+                    return Some(line.trim().to_owned());
+                }
+            },
             Answers::Nobody | Answers::Terminal(None) => None,
         }
     }
+}
+
+/// Reads the terminal line by line, with when each came. The thread ends with the process, wherever it waits.
+fn read_terminal() -> mpsc::Receiver<(Instant, String)> {
+    let (lines, received) = mpsc::channel(LINES);
+    thread::spawn(move || {
+        for line in io::stdin().lock().lines().map_while(Result::ok) {
+            if lines.blocking_send((Instant::now(), line)).is_err() {
+                return;
+            }
+        }
+    });
+    received
 }

@@ -251,7 +251,8 @@ impl World {
         let state = HostState { stacks: vec![stack], ..Default::default() };
         let about = About { name: "vps1".to_owned(), state: watch::channel(Some(Arc::new(state))).1 };
         let door = tokio::spawn(door::serve(theirs, agent.dispatch.clone(), about));
-        let (mut line, welcome) = Line::open(ours).await.unwrap();
+        let run = if mode == RunMode::Run { "run stopped" } else { "" };
+        let (mut line, welcome) = Line::open(ours, run).await.unwrap();
         let runbook = self.folder.path().join("runbook.yaml");
         std::fs::write(&runbook, text).unwrap();
         let words = ["vigie-agent", "diagnose", "--file", runbook.to_str().unwrap()];

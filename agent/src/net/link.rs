@@ -37,7 +37,7 @@ const LONGEST_DRAIN: Duration = Duration::from_secs(300);
 const REMIND: Duration = Duration::from_secs(600);
 
 /// Clocks that differ by more than this are worth a line in the log, in milliseconds.
-const SKEW_MS: i64 = 5_000;
+const SKEW_MS: u64 = 5_000;
 
 /// Messages that wait for the network.
 const WAITING: usize = 64;
@@ -225,7 +225,7 @@ async fn receive(
                 *since = Some(Instant::now());
                 let skew_ms = welcome.now_ms.saturating_sub(now_ms());
                 tracing::info!(%address, controller = welcome.controller, "connected");
-                if skew_ms.abs() > SKEW_MS {
+                if skew_ms.unsigned_abs() > SKEW_MS {
                     tracing::warn!(
                         skew_ms,
                         "this host's clock and the controller's differ; orders may be refused for it"

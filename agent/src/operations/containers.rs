@@ -59,7 +59,7 @@ pub(super) async fn inspect(
             });
         }
     };
-    let mut result = describe(&found, chrono::Utc::now().timestamp_millis());
+    let mut result = describe(&found, crate::host::clock::now().timestamp_millis());
     result.health_output = text::text_up_to(&cx.host, &result.health_output, 4096);
     result.error = text::text(&cx.host, &result.error);
     // An image that was removed under its container has no date any more.
@@ -80,7 +80,7 @@ pub(super) async fn logs(request: ContainerLogsRequest, cx: &Context) -> Result<
     let lines = if request.lines == 0 { LINES } else { request.lines };
     let since = match request.since_s {
         0 => 0,
-        seconds => chrono::Utc::now().timestamp() - i64::from(seconds),
+        seconds => crate::host::clock::now().timestamp() - i64::from(seconds),
     };
     let engine = cx.host.docker();
     let (inspected, (tail, error)) =
@@ -107,7 +107,7 @@ pub(super) async fn stack_logs(request: StackLogsRequest, cx: &Context) -> Resul
     let lines = if request.lines == 0 { LINES } else { request.lines };
     let since = match request.since_s {
         0 => 0,
-        seconds => chrono::Utc::now().timestamp() - i64::from(seconds),
+        seconds => crate::host::clock::now().timestamp() - i64::from(seconds),
     };
     let (all, mut missing) = stack.inventory(&present(cx, &stack.name).await?);
     let asked = |service: &String| request.services.is_empty() || request.services.contains(service);

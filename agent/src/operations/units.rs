@@ -165,7 +165,7 @@ async fn look(unit: &str, lines: u32, cx: &Context, deadline: Instant) -> Result
         return Err(silent(&last_words(&show)));
     }
     let uptime = procfs::Uptime::current().map(|uptime| uptime.uptime).unwrap_or_default();
-    let mut status = read(&show.stdout.text().text, uptime, chrono::Utc::now().timestamp_millis());
+    let mut status = read(&show.stdout.text().text, uptime, crate::host::clock::now().timestamp_millis());
     if let Some(journal) = journal {
         let all = if journal.success() {
             journal.stdout.lines()

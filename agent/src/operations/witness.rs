@@ -2,7 +2,7 @@
 //! between the record that it began and the record that it ended.
 //!
 //! Only probes are asked here, and nothing is ever run again. Where what is seen fits both, it stays in doubt, and a person
-//! says what they found: `vigiectl runs resolve`.
+//! says what they found: see [`ask`].
 
 use std::collections::BTreeSet;
 
@@ -50,6 +50,20 @@ pub enum Witness {
 impl From<Fault> for Witness {
     fn from(fault: Fault) -> Self {
         Self::Silent(fault.failure.message)
+    }
+}
+
+/// What a person is asked to do about an order in doubt. An operator tells its run what was found; on the host itself, where
+/// its root gave it, nobody knows a run or `vigiectl`, and looking is all.
+pub fn ask(here: bool) -> &'static str {
+    match here {
+        true => {
+            "look at this host: `vigie-agent journal` has what was begun and when, `vigie-agent diagnose` how things are now; \
+             the order is never run again by itself"
+        }
+        false => {
+            "look at the host, and say what you found: `vigiectl runs resolve`; the order is never run again"
+        }
     }
 }
 
@@ -452,8 +466,9 @@ fn strange(found: &result::Operation) -> Fault {
 }
 
 impl Witness {
-    /// The outcome of an order that is seen like this, `interrupted` saying by what its end was missed.
-    pub fn outcome(self, interrupted: &str) -> Outcome {
+    /// The outcome of an order that is seen like this, `interrupted` saying by what its end was missed, `here` whether the
+    /// host's own root gave it.
+    pub fn outcome(self, interrupted: &str, here: bool) -> Outcome {
         use vigie_proto::v1::OutcomeStatus;
         match self {
             Self::Seen(outcome) => Outcome {
@@ -473,9 +488,7 @@ impl Witness {
             }
             Self::Unknown(seen) | Self::Silent(seen) => {
                 let message = format!("{interrupted}, and nobody knows how far it came: {seen}");
-                let failure = Failure::new("agent_restarted", message).hint(
-                    "look at the host, and say what you found: `vigiectl runs resolve`; the order is never run again",
-                );
+                let failure = Failure::new("agent_restarted", message).hint(ask(here));
                 Outcome::ended(OutcomeStatus::InDoubt, failure)
             }
         }
@@ -537,17 +550,23 @@ mod tests {
     #[test]
     fn what_is_seen_becomes_an_outcome() {
         let by = "the agent ended while the order ran";
-        let done = Witness::Done("its containers were started since".to_owned()).outcome(by);
+        let done = Witness::Done("its containers were started since".to_owned()).outcome(by, false);
         assert_eq!((done.status(), done.failure), (OutcomeStatus::Succeeded, None));
         assert!(done.found.contains("it has happened: its containers"));
-        let not = Witness::NotDone("it runs since before".to_owned()).outcome(by);
+        let not = Witness::NotDone("it runs since before".to_owned()).outcome(by, false);
         assert_eq!(
             (not.status(), not.failure.unwrap().code.as_str()),
             (OutcomeStatus::Failed, "interrupted")
         );
-        let unknown = Witness::Silent("Docker does not answer".to_owned()).outcome(by);
+        let unknown = Witness::Silent("Docker does not answer".to_owned()).outcome(by, false);
         assert_eq!(unknown.status(), OutcomeStatus::InDoubt);
         let failure = unknown.failure.unwrap();
         assert!(failure.message.contains("Docker does not answer") && failure.hint.contains("runs resolve"));
+        let here = Witness::Unknown(String::new()).outcome(by, true).failure.unwrap();
+        assert!(
+            here.hint.contains("vigie-agent journal") && !here.hint.contains("vigiectl"),
+            "{}",
+            here.hint
+        );
     }
 }

@@ -18,7 +18,7 @@
 
 use std::{
     fs::{self, DirBuilder, File},
-    io::{self, Read as _, Seek as _, Write as _},
+    io::{self, Seek as _, Write as _},
     os::unix::{
         ffi::OsStrExt as _,
         fs::{DirBuilderExt as _, OpenOptionsExt as _},

@@ -65,7 +65,10 @@ impl Dispatch {
                 _ => continue,
             };
             tracing::warn!(%order, "an order had begun when the agent ended: finding out what became of it");
-            let underway = Underway::running(at_ms);
+            let operation = begun.request.as_ref().and_then(|request| request.operation.as_ref());
+            let operation = operation.map_or("an order", |operation| operation.name());
+            let what = format!("{operation} by {}", begun.person);
+            let underway = Underway { what, ..Underway::running(at_ms) };
             let stop = underway.stop.clone();
             self.underway.insert(order, underway);
             // Nobody else is on the stack before this loop takes its first order.
@@ -215,7 +218,7 @@ async fn find_out(
             seen => break seen,
         }
     };
-    let outcome = witness.outcome(INTERRUPTED);
+    let outcome = witness.outcome(INTERRUPTED, begun.here.is_some());
     tracing::warn!(%order, status = outcome.status().word(), found = outcome.found, "what became of an order");
     let finished = journal::Finished {
         order: order.to_string(),

@@ -6,16 +6,17 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, oneshot},
     time::Instant,
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
 use vigie_proto::{
     id::{HostId, TaskId},
     v1::{Failure, Outcome, OutcomeStatus, Prepare, PreparedOrder, Probe, ProbeResult},
 };
 
 use super::{
-    Dispatch, ORDERS, PROBES, Underway,
+    Dispatch, PROBES, Underway,
     challenges::{Challenges, Prepared, VALID},
     order, probe,
     shared::Shared,
@@ -33,13 +34,32 @@ pub struct Local {
     asks: mpsc::Sender<Ask>,
     host: HostId,
     incarnation: u64,
+    /// The run that has its turn, in words.
+    turn: Arc<Mutex<Option<String>>>,
+}
+
+/// What the host's root asks of the loop.
+pub(super) enum Ask {
+    /// Why it takes no more orders at this moment; nothing while there is room.
+    Room(oneshot::Sender<Option<Failure>>),
+    Order(Box<Given>),
 }
 
 /// An order of the host's root, on its way into the loop.
-pub(super) struct Ask {
+pub(super) struct Given {
     warrant: Warrant,
     prepared: Option<Prepared>,
     told: mpsc::UnboundedSender<Told>,
+}
+
+/// Lets one run of the host's root change the host, and no second one, until this is dropped.
+#[derive(Debug)]
+pub(in crate::host) struct Turn(Arc<Mutex<Option<String>>>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 /// What the loop says of such an order.
@@ -58,23 +78,32 @@ pub(in crate::host) struct Session {
     stacks: Arc<Stacks>,
     told: mpsc::UnboundedSender<Told>,
     output: mpsc::Sender<Outbox>,
+    gone: CancellationToken,
 }
 
 impl Session {
-    /// Begins one. What its orders say goes to `told`, what they print to `output`.
+    /// Begins one, with its turn where it is to change the host. What its orders say goes to `told`, what they print to
+    /// `output`.
     pub(in crate::host) fn new(
         root: Root,
+        turn: Option<Turn>,
         told: mpsc::UnboundedSender<Told>,
         output: mpsc::Sender<Outbox>,
     ) -> Self {
-        Self { root, challenges: Mutex::default(), stacks: Arc::default(), told, output }
+        let stacks = Arc::new(Stacks::of(turn));
+        Self { root, challenges: Mutex::default(), stacks, told, output, gone: CancellationToken::new() }
+    }
+
+    /// Ends it when it is dropped: what has not begun by then never will.
+    pub(in crate::host) fn end(&self) -> DropGuard {
+        self.gone.clone().drop_guard()
     }
 }
 
 impl Local {
     pub(super) fn new(shared: Arc<Shared>, host: HostId, incarnation: u64) -> (Self, mpsc::Receiver<Ask>) {
         let (asks, receiver) = mpsc::channel(ASKS);
-        (Self { shared, asks, host, incarnation }, receiver)
+        (Self { shared, asks, host, incarnation, turn: Arc::default() }, receiver)
     }
 
     /// One that looks and takes no order: it has no journal.
@@ -94,6 +123,25 @@ impl Local {
     /// The host that it speaks for, as targets name it.
     pub fn host(&self) -> (HostId, u64) {
         (self.host, self.incarnation)
+    }
+
+    /// Gives a run its turn.
+    ///
+    /// # Errors
+    /// With what it has to wait for: another run of the host's root, or as many orders as the agent takes.
+    pub(in crate::host) async fn turn(&self, run: String) -> Result<Turn, String> {
+        let (reply, room) = oneshot::channel();
+        // A loop that has ended says so of the order itself.
+        let asked = self.asks.send(Ask::Room(reply)).await;
+        if let (Ok(()), Ok(Some(busy))) = (asked, room.await) {
+            return Err(busy.message);
+        }
+        let mut present = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = &*present {
+            return Err(other.clone());
+        }
+        *present = Some(run);
+        Ok(Turn(Arc::clone(&self.turn)))
     }
 
     /// Asks for what needs no order.
@@ -141,13 +189,15 @@ impl Local {
     /// Why it is not even begun.
     pub(in crate::host) async fn order(&self, session: &Session, spoken: Spoken) -> Result<(), Failure> {
         let (output, stacks) = (session.output.clone(), Arc::clone(&session.stacks));
-        let warrant = Warrant::here(&session.root, spoken, self.host, self.incarnation, output, stacks)?;
+        let gone = session.gone.clone();
+        let warrant =
+            Warrant::here(&session.root, spoken, self.host, self.incarnation, output, stacks, gone)?;
         let prepared = {
             let mut challenges = session.challenges.lock().unwrap_or_else(PoisonError::into_inner);
             challenges.take(&warrant, Instant::now())?
         };
-        let ask = Ask { warrant, prepared, told: session.told.clone() };
-        self.asks.send(ask).await.map_err(|_| stops())
+        let given = Given { warrant, prepared, told: session.told.clone() };
+        self.asks.send(Ask::Order(Box::new(given))).await.map_err(|_| stops())
     }
 }
 
@@ -162,9 +212,17 @@ impl Dispatch {
         self.local.clone()
     }
 
-    /// Takes an order of the host's root.
-    pub(super) fn order_here(&mut self, ask: Ask, stopping: bool) {
-        let Ask { warrant, prepared, told } = ask;
+    /// Answers the host's root.
+    pub(super) fn asked_here(&mut self, ask: Ask, stopping: bool) {
+        match ask {
+            // Whoever asked may have gone.
+            Ask::Room(reply) => drop(reply.send(self.is_busy())),
+            Ask::Order(given) => self.order_here(*given, stopping),
+        }
+    }
+
+    fn order_here(&mut self, given: Given, stopping: bool) {
+        let Given { warrant, prepared, told } = given;
         let order = warrant.order();
         let known = self.underway.contains_key(&order) || self.shared.journal.standing(order).is_some();
         let refusal = match (stopping, known) {
@@ -172,11 +230,7 @@ impl Dispatch {
             (_, true) => {
                 Some(Failure::new("duplicate_order", format!("order {order} is in the journal already")))
             }
-            _ if self.ordered.len() >= ORDERS => Some(
-                Failure::new("busy", format!("{ORDERS} orders are under way on this host already"))
-                    .hint("wait until some have ended"),
-            ),
-            _ => None,
+            _ => self.is_busy(),
         };
         if let Some(failure) = refusal {
             // Whoever gave it may have gone.
@@ -187,7 +241,7 @@ impl Dispatch {
             %order, run = %warrant.run(), person = warrant.person(), operation = warrant.operation().name,
             "an order was given on this host"
         );
-        let underway = Underway::waiting();
+        let underway = Underway { what: warrant.words(), ..Underway::waiting() };
         let stop = underway.stop.clone();
         self.underway.insert(order, underway);
         self.told.insert(order, told);

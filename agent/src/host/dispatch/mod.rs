@@ -88,6 +88,8 @@ pub struct Parts {
 /// An order that this process carries out, or an earlier one began whose end is being found out.
 #[derive(Debug, Clone)]
 struct Underway {
+    /// What it is, for whoever has to wait for it; empty for what is only being refused.
+    what: String,
     /// Since when it runs, by the host's clock; `None` before.
     since_ms: Option<i64>,
     /// Says that a person ended the run.
@@ -98,7 +100,7 @@ struct Underway {
 
 impl Underway {
     fn waiting() -> Self {
-        Self { since_ms: None, stop: CancellationToken::new(), epoch: Arc::default() }
+        Self { what: String::new(), since_ms: None, stop: CancellationToken::new(), epoch: Arc::default() }
     }
 
     fn running(since_ms: i64) -> Self {
@@ -201,7 +203,7 @@ impl Dispatch {
                     tracing::warn!(orders = self.ordered.len(), "orders are cut off and will be in doubt");
                     break;
                 }
-                Some(ask) = self.asks.recv() => self.order_here(ask, stopping.is_some()),
+                Some(ask) = self.asks.recv() => self.asked_here(ask, stopping.is_some()),
                 Some(event) = self.events.recv() => self.tell(event).await,
                 Ok(()) = self.state.changed() => self.tell_state().await,
                 Ok(()) = self.watching.shown.changed() => self.tell_symptoms().await,
@@ -352,26 +354,36 @@ impl Dispatch {
                 let (order, run) = (verified.order(), verified.run().to_string());
                 self.send_finished(order, run, Outcome::refused(failure)).await;
             }
-            (Ok(verified), Ok(prepared)) if self.ordered.len() < ORDERS => {
+            (Ok(verified), Ok(prepared)) if self.is_busy().is_none() => {
                 let order = verified.order();
                 tracing::info!(
                     %order, run = %verified.run(), person = verified.person(), operation = verified.operation().name,
                     "an order came"
                 );
-                let underway = Underway { epoch: verified.shared_epoch(), ..Underway::waiting() };
+                let (what, epoch) = (verified.words(), verified.shared_epoch());
+                let underway = Underway { what, epoch, ..Underway::waiting() };
                 let stop = underway.stop.clone();
                 self.underway.insert(order, underway);
                 self.ordered.spawn(order::carry_out(Arc::clone(&self.shared), verified, prepared, stop));
             }
             (Ok(verified), Ok(_)) => {
-                let failure =
-                    Failure::new("busy", format!("{ORDERS} orders are under way on this host already"))
-                        .hint("wait until some have ended");
+                let failure = self.is_busy().unwrap_or_default();
                 self.underway.insert(verified.order(), Underway::waiting());
                 self.noting.spawn(order::refuse(Arc::clone(&self.shared), verified, failure));
             }
             (Err(refusal), _) => self.refuse(claimed, execute, &refusal, now_ms).await,
         }
+    }
+
+    /// Why no more orders are taken at this moment, naming those that are under way; nothing while there is room.
+    fn is_busy(&self) -> Option<Failure> {
+        if self.ordered.len() < ORDERS {
+            return None;
+        }
+        let under_way = self.underway.values().map(|underway| underway.what.as_str());
+        let under_way: Vec<_> = under_way.filter(|what| !what.is_empty()).collect();
+        let message = format!("{ORDERS} orders are under way on this host already: {}", under_way.join(", "));
+        Some(Failure::new("busy", message).hint("wait until some have ended"))
     }
 
     /// Notes a refusal and tells it. One that an operator signed for this host is final: whoever was told that it is

@@ -18,9 +18,12 @@ use super::{
     probe,
     warrant::Warrant,
 };
-use crate::host::{
-    executor::{Ordered, Permitted},
-    journal::{Finished, JournalError, Started},
+use crate::{
+    host::{
+        executor::{Ordered, Permitted},
+        journal::{Finished, JournalError, Started},
+    },
+    operations::witness,
 };
 
 /// What a preparation found is written down with the order's start up to this size.
@@ -52,7 +55,7 @@ pub(super) async fn carry_out(
         Err(Stop::Final(outcome)) => {
             let failure = outcome.failure.clone().unwrap_or_default();
             tracing::warn!(order = %order.order(), code = failure.code, reason = failure.message, "an order is refused");
-            if order.is_here() {
+            if order.is_here() && shared.journal.standing(order.order()).is_none() {
                 // Whoever gave it is told here and now, and nothing happened that anybody else has to hear of.
                 let (order, run) = (order.order(), order.run().to_string());
                 shared.event(Event::Finished { order, run, outcome: *outcome, kept: Kept::No });
@@ -104,6 +107,7 @@ async fn begin(
                 biased;
                 waited = tokio::time::timeout(Duration::from_millis(left_ms), stack.lock_owned()) => waited.ok(),
                 () = stop.cancelled() => return Err(withdrawn()),
+                () = order.deserted() => return Err(deserted()),
             };
             in_time(shared, order)?;
             if alone.is_none() {
@@ -120,6 +124,9 @@ async fn begin(
     }
     if stop.is_cancelled() {
         return Err(withdrawn());
+    }
+    if order.is_deserted() {
+        return Err(deserted());
     }
     let since_ms = shared.clock.now_ms();
     let started = Started {
@@ -138,8 +145,11 @@ async fn begin(
         return Err(not_begun(order, &error));
     }
     vigie_failpoint::reached("agent.started");
-    // A slow disk delays a start, and never makes it a late one.
+    // A slow disk delays a start, and never makes it a late one, or one that nobody waits for.
     in_time(shared, order)?;
+    if order.is_deserted() {
+        return Err(deserted());
+    }
     Ok((permitted, since_ms, alone))
 }
 
@@ -179,7 +189,15 @@ async fn run(
     let ran = probe::run(shared, permitted.operation, deadline, Arc::clone(&live) as _, Some(ordered)).await;
     live.finish();
     // It began, and what it had done when it was cut off is not known.
-    ran.unwrap_or_else(|failure| in_doubt(&failure.code, &failure.message))
+    let mut outcome = ran.unwrap_or_else(|failure| {
+        Outcome::ended(OutcomeStatus::InDoubt, Failure { hint: String::new(), ..failure })
+    });
+    if let (OutcomeStatus::InDoubt, Some(failure)) = (outcome.status(), &mut outcome.failure)
+        && failure.hint.is_empty()
+    {
+        witness::ask(order.is_here()).clone_into(&mut failure.hint);
+    }
+    outcome
 }
 
 /// Refuses an order that was believed, for good.
@@ -200,14 +218,6 @@ async fn finish(shared: &Shared, order: &Warrant, outcome: Outcome, otherwise: K
     shared.finish(order.order(), finished, outcome, otherwise).await;
 }
 
-/// An end that nobody knows.
-pub(super) fn in_doubt(code: &str, message: &str) -> Outcome {
-    let failure = Failure::new(code, message).hint(
-        "look at the host, and say what you found: `vigiectl runs resolve`; the order is never run again",
-    );
-    Outcome::ended(OutcomeStatus::InDoubt, failure)
-}
-
 /// A person ended the run before it began.
 fn withdrawn() -> Stop {
     Stop::Final(Box::new(cancelled()))
@@ -218,6 +228,13 @@ pub(super) fn cancelled() -> Outcome {
     let failure = Failure::new("withdrawn", "the run was ended before the order began, and it never will")
         .hint("order it again if it is still wanted");
     Outcome::ended(OutcomeStatus::Cancelled, failure)
+}
+
+/// Whoever gave it on this host went away before it began: nobody sees any more what it would do.
+fn deserted() -> Stop {
+    let message = "whoever gave the order on this host went away before it began, and it never will";
+    let failure = Failure::new("deserted", message).hint("give it again if it is still wanted");
+    Stop::Final(Box::new(Outcome::ended(OutcomeStatus::Cancelled, failure)))
 }
 
 fn expired(order: &Warrant, now_ms: i64) -> Stop {

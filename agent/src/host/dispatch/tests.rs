@@ -670,6 +670,7 @@ async fn what_is_left_of_orders_that_ended_goes_when_the_agent_starts() {
     let executor = Scripted { kept: vec![ended, hangs, strange], goes_on: true.into(), ..Default::default() };
     let world = World { executor: Arc::new(executor), ..world };
     let mut agent = world.connected().await;
+    agent.finished().await;
     agent.settled().await;
     // Of one that may still run, and of one that the journal does not know, all is kept.
     assert_eq!(*world.executor.forgotten.lock().unwrap(), [ended]);
@@ -907,7 +908,13 @@ async fn an_order_that_is_too_much_is_refused_for_good() {
     }
     let order = world.order(exec("true", &[]));
     agent.execute(&order).await;
-    assert_eq!(code(&agent.finished().await.1), (OutcomeStatus::Refused, "busy"));
+    let refused = agent.finished().await.1;
+    assert_eq!(code(&refused), (OutcomeStatus::Refused, "busy"));
+    let names = |words: &str| words.matches("compose_restart by ada").count() == ORDERS;
+    assert!(names(&refused.failure.as_ref().unwrap().message), "{refused:?}");
+    // The host's own root hears of it before anything is asked.
+    let by = Command::waits_for(&agent.local).await.unwrap();
+    assert!(names(&by), "{by}");
     let standing = agent.journal.standing(id(&order).parse().unwrap());
     assert!(matches!(standing, Some(Standing::Finished { .. })), "{standing:?}");
     world.executor.go_on.notify_one();
@@ -1065,14 +1072,31 @@ struct Command {
 
 impl Command {
     async fn open(local: &Local) -> Self {
+        let (command, answer) = Self::greet(local, "").await;
+        assert!(matches!(answer, wire::Answer::Welcome(_)), "{answer:?}");
+        command
+    }
+
+    /// Says hello, with what the command was called with where it is to change the host.
+    async fn greet(local: &Local, run: &str) -> (Self, wire::Answer) {
         let (stream, theirs) = tokio::net::UnixStream::pair().unwrap();
         let state = watch::channel(Some(Arc::new(HostState::default()))).1;
         let about = door::About { name: "vps1".to_owned(), state };
         let serving = tokio::spawn(door::serve(theirs, local.clone(), about));
         let mut command = Self { stream, serving };
-        command.say(wire::Said::Hello(wire::Hello::default())).await;
-        assert!(matches!(command.next().await, wire::Answer::Welcome(_)));
-        command
+        command.say(wire::Said::Hello(wire::Hello { run: run.to_owned(), ..Default::default() })).await;
+        let answer = command.next().await;
+        (command, answer)
+    }
+
+    /// What a command has to wait for that is to change the host; nothing where it has its turn, which it gives back.
+    async fn waits_for(local: &Local) -> Option<String> {
+        let (command, answer) = Self::greet(local, "run x").await;
+        command.leave().await;
+        match answer {
+            wire::Answer::Busy(busy) => Some(busy.by),
+            _ => None,
+        }
     }
 
     async fn say(&mut self, said: wire::Said) {
@@ -1164,5 +1188,89 @@ async fn an_unsound_order_is_refused_at_the_door_and_a_refused_one_is_told_to_no
     agent.inbox.send(Inbox::Disconnected).await.unwrap();
     assert!(agent.hello().await.unacknowledged.is_empty());
     assert_eq!(world.ran(), 0);
+    agent.end().await;
+}
+
+/// Its command dies while it waits for its stack: nobody is there any more who looks at what it does.
+#[tokio::test]
+async fn an_order_that_its_command_deserted_never_begins() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    let mut command = Command::open(&agent.local).await;
+    let order = world.order(restart());
+    agent.execute(&order).await;
+    agent.started().await;
+    world.executor.began.notified().await;
+    let here = command.order(&world, restart()).await;
+    assert!(timeout(Duration::from_millis(100), world.executor.began.notified()).await.is_err(), "it waits");
+    command.leave().await;
+    // The stack is free, and another order of an operator's is the next one there.
+    world.executor.go_on.notify_one();
+    assert_eq!(agent.finished().await.0, id(&order));
+    let next = world.order(restart());
+    agent.execute(&next).await;
+    assert_eq!(agent.started().await, id(&next));
+    world.executor.go_on.notify_one();
+    assert_eq!(agent.finished().await.0, id(&next));
+    assert_eq!(world.ran(), 2);
+    assert_eq!(agent.journal.standing(here.parse().unwrap()), None);
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn one_run_of_root_at_a_time_changes_the_host_and_the_next_one_hears_which() {
+    let world = World::new(Scripted::default());
+    let mut agent = world.connected().await;
+    let (mut first, answer) = Command::greet(&agent.local, "run backend-502").await;
+    assert!(matches!(answer, wire::Answer::Welcome(_)), "{answer:?}");
+    let by = Command::waits_for(&agent.local).await.unwrap();
+    let own = format!("`vigie-agent run backend-502` (process {})", std::process::id());
+    assert!(by.contains(&own), "{by}");
+    // Whoever only looks disturbs nobody.
+    Command::open(&agent.local).await.leave().await;
+    // It goes away, and what it began goes on.
+    first.order(&world, restart()).await;
+    assert!(matches!(first.next().await, wire::Answer::Started(_)));
+    first.leave().await;
+    assert!(Command::waits_for(&agent.local).await.unwrap().contains(&own));
+    world.executor.go_on.notify_one();
+    agent.finished().await;
+    let free = async {
+        while Command::waits_for(&agent.local).await.is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, free).await.unwrap();
+    agent.end().await;
+}
+
+/// Nothing on the host knows a run, or `vigiectl`.
+#[tokio::test]
+async fn what_root_left_in_doubt_is_looked_at_on_the_host() {
+    let world = World::new(Scripted::default());
+    let agent = world.connected().await;
+    let mut command = Command::open(&agent.local).await;
+    let hint = |outcome: Outcome| {
+        assert_eq!(outcome.status(), OutcomeStatus::InDoubt);
+        outcome.failure.unwrap().hint
+    };
+    command.order(&world, exec("panic", &[])).await;
+    let died = hint(command.ended().await.1);
+    let hangs = command.order(&world, exec("hang", &[])).await;
+    assert!(matches!(command.next().await, wire::Answer::Started(_)));
+    command.leave().await;
+    agent.end().await;
+    let mut agent = world.start();
+    agent.inbox.send(Inbox::Connected).await.unwrap();
+    let found = loop {
+        if let from_agent::Message::Finished(told) = agent.next().await
+            && told.order == hangs
+        {
+            break hint(told.outcome.unwrap());
+        }
+    };
+    for hint in [died, found] {
+        assert!(hint.contains("vigie-agent journal") && !hint.contains("vigiectl"), "{hint}");
+    }
     agent.end().await;
 }

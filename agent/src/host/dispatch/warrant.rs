@@ -12,6 +12,7 @@ use std::{
 
 use prost::Message as _;
 use tokio::sync::{OwnedMutexGuard, mpsc};
+use tokio_util::sync::CancellationToken;
 use vigie_proto::{
     id::{HostId, RunId, TaskId},
     operation::{self, Authority, Operation},
@@ -19,6 +20,7 @@ use vigie_proto::{
     v1::{Failure, Leaf, Request},
 };
 
+use super::local::Turn;
 use crate::host::{door::Root, journal, message::Outbox};
 
 /// An order that may be carried out, once every other check is passed. It comes from a signature that was verified, or
@@ -42,16 +44,25 @@ struct Spoke {
     remedy: String,
     output: mpsc::Sender<Outbox>,
     stacks: Arc<Stacks>,
+    /// Says that whoever gave it has gone.
+    gone: CancellationToken,
 }
 
 /// The stacks that one run of the host's root changes: nobody else changes them until it ends, or goes away and the last
-/// of its orders has ended.
+/// of its orders has ended. With them it has its turn.
 #[derive(Debug, Default)]
-pub(in crate::host) struct Stacks(Mutex<HashMap<String, OwnedMutexGuard<()>>>);
+pub(in crate::host) struct Stacks {
+    held: Mutex<HashMap<String, OwnedMutexGuard<()>>>,
+    _turn: Option<Turn>,
+}
 
 impl Stacks {
+    pub(super) fn of(turn: Option<Turn>) -> Self {
+        Self { held: Mutex::default(), _turn: turn }
+    }
+
     fn held(&self) -> MutexGuard<'_, HashMap<String, OwnedMutexGuard<()>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -96,6 +107,7 @@ impl Warrant {
         incarnation: u64,
         output: mpsc::Sender<Outbox>,
         stacks: Arc<Stacks>,
+        gone: CancellationToken,
     ) -> Result<Self, Failure> {
         let unsound = |why: &dyn std::fmt::Display| {
             Failure::new("order_malformed", format!("the order is not sound: {why}"))
@@ -135,7 +147,7 @@ impl Warrant {
             epoch: Arc::new(1.into()),
             digest: digest(&spoken.leaf),
             challenge,
-            here: Some(Spoke { remedy: spoken.remedy, output, stacks }),
+            here: Some(Spoke { remedy: spoken.remedy, output, stacks, gone }),
         })
     }
 
@@ -197,6 +209,24 @@ impl Warrant {
     /// Whether the host's own root gave it, whom no policy bounds and no controller waits for.
     pub(super) fn is_here(&self) -> bool {
         self.here.is_some()
+    }
+
+    /// Completes once whoever gave it here has gone; never for an operator's, which its run wants for as long as it is open.
+    pub(super) async fn deserted(&self) {
+        match &self.here {
+            Some(here) => here.gone.cancelled().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether whoever gave it here has gone.
+    pub(super) fn is_deserted(&self) -> bool {
+        self.here.as_ref().is_some_and(|here| here.gone.is_cancelled())
+    }
+
+    /// What it is, for whoever has to wait for it.
+    pub(super) fn words(&self) -> String {
+        format!("{} by {}", self.operation.name, self.person)
     }
 
     /// What the journal keeps of that.

@@ -22,13 +22,16 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
-use vigie_proto::v1::{Finished, HostState, Outcome, Started};
+use vigie_proto::{
+    text::escape,
+    v1::{Finished, HostState, Outcome, Started},
+};
 
 use super::{
     dispatch::{Local, Session, Spoken, Told},
     message::Outbox,
 };
-use wire::{Answer, FromHost, Said, ToHost, Welcome};
+use wire::{Answer, Busy, FromHost, Said, ToHost, Welcome};
 
 /// Commands that may speak at once.
 const SESSIONS: usize = 16;
@@ -104,7 +107,11 @@ impl Door {
                             }
                         });
                     }
-                    Ok(_) => tracing::warn!("too many commands speak to the agent: one is turned away"),
+                    Ok((mut stream, _)) => {
+                        tracing::warn!("too many commands speak to the agent: one is turned away");
+                        // It fits into what a socket holds: nobody waits for the command to read it.
+                        let _ = turn_away(&mut stream, format!("{SESSIONS} commands speak to the agent already")).await;
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "no command can come in");
                         // Out of files: some come free before long.
@@ -128,15 +135,25 @@ pub fn path(state: &Path) -> PathBuf {
 /// When it may not come in, or does not speak as it should.
 pub async fn serve(stream: UnixStream, local: Local, about: About) -> io::Result<()> {
     let root = Root::of(&stream)?;
-    let (mut from, to) = stream.into_split();
+    let id = stream.peer_cred()?.pid();
+    let (mut from, mut to) = stream.into_split();
     let said = wire::read::<ToHost>(&mut from).await?.and_then(|message| message.said);
-    let Some(Said::Hello(_)) = said else { return Err(unsound("a command says no hello")) };
+    let Some(Said::Hello(hello)) = said else { return Err(unsound("a command says no hello")) };
+    let turn = match hello.run.as_str() {
+        "" => None,
+        run => match local.turn(named(run, id)).await {
+            Ok(turn) => Some(turn),
+            Err(by) => return turn_away(&mut to, by).await,
+        },
+    };
     let (answers, queue) = mpsc::channel(WAITING);
     let (told, told_of) = mpsc::unbounded_channel();
     let (output, outputs) = mpsc::channel(WAITING);
     let mut tasks = JoinSet::new();
     tasks.spawn(write(to, queue, told_of, outputs));
-    let session = Arc::new(Session::new(root, told, output));
+    let session = Arc::new(Session::new(root, turn, told, output));
+    // However this ends, nothing begins any more that the command ordered.
+    let _end = session.end();
     // Whoever writes has gone where an answer is not taken, and what is read next says so.
     let _ = answers.send(Answer::Welcome(welcome(&local, about).await)).await;
     while let Some(message) = wire::read::<ToHost>(&mut from).await? {
@@ -168,6 +185,17 @@ pub async fn serve(stream: UnixStream, local: Local, about: About) -> io::Result
         while tasks.try_join_next().is_some() {}
     }
     Ok(())
+}
+
+/// A run, for whoever has to wait for it.
+fn named(run: &str, id: Option<i32>) -> String {
+    let process = id.map(|id| format!(" (process {id})")).unwrap_or_default();
+    format!("`vigie-agent {}`{process} is under way", escape(run, false))
+}
+
+/// Tells a command what it has to wait for.
+async fn turn_away(to: &mut (impl AsyncWrite + Unpin), by: String) -> io::Result<()> {
+    wire::write(to, &FromHost { answer: Some(Answer::Busy(Busy { by })) }).await
 }
 
 fn unsound(why: &str) -> io::Error {

@@ -34,6 +34,9 @@ pub enum Said {
 pub struct Hello {
     #[prost(string, tag = "1")]
     pub version: String,
+    /// For a command that is to change the host: what it was called with. Empty for one that only looks.
+    #[prost(string, tag = "2")]
+    pub run: String,
 }
 
 /// An order as the host's root gives it, once it agreed to its plan.
@@ -57,7 +60,7 @@ pub struct Order {
 /// From the agent.
 #[derive(Clone, PartialEq, Message)]
 pub struct FromHost {
-    #[prost(oneof = "Answer", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "Answer", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub answer: Option<Answer>,
 }
 
@@ -75,6 +78,15 @@ pub enum Answer {
     Finished(v1::Finished),
     #[prost(message, tag = "6")]
     Output(v1::OutputChunk),
+    #[prost(message, tag = "7")]
+    Busy(Busy),
+}
+
+/// Instead of a welcome: what the command has to wait for.
+#[derive(Clone, PartialEq, Message)]
+pub struct Busy {
+    #[prost(string, tag = "1")]
+    pub by: String,
 }
 
 /// First from the agent: whom it speaks for.
@@ -136,7 +148,9 @@ mod tests {
     #[tokio::test]
     async fn messages_come_whole_in_their_order_and_then_the_end() {
         let (mut here, mut there) = tokio::io::duplex(16);
-        let said = |version: &str| ToHost { said: Some(Said::Hello(Hello { version: version.to_owned() })) };
+        let said = |version: &str| ToHost {
+            said: Some(Said::Hello(Hello { version: version.to_owned(), run: String::new() })),
+        };
         let (first, second) = (said(&"1".repeat(100)), said(""));
         let sent = [first.clone(), second.clone()];
         let writing = tokio::spawn(async move {

@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn this_very_process_has_a_beginning() {
         let (state, started) = stat(i32::try_from(std::process::id()).unwrap()).unwrap();
-        let now = chrono::Utc::now().timestamp_millis();
+        let now = crate::host::clock::now().timestamp_millis();
         assert!(
             matches!(state, 'R' | 'S') && started > now - 3_600_000 && started < now + 2000,
             "{started} {now}"

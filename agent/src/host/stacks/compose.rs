@@ -358,8 +358,8 @@ pub fn cannot_run(error: ChildError) -> Fault {
     match error {
         ChildError::Lost { .. } => Fault {
             status: vigie_proto::v1::OutcomeStatus::InDoubt,
-            failure: vigie_proto::v1::Failure::new("program_lost", message)
-                .hint("look at the host, and say what you found: `vigiectl runs resolve`"),
+            // Whoever asks about it depends on who ordered it.
+            failure: vigie_proto::v1::Failure::new("program_lost", message),
             partial: None,
         },
         _ => Fault::failed("program_unavailable", message),

@@ -514,7 +514,7 @@ fn as_seen(stack: &KnownStack, containers: Option<&Vec<Container>>) -> Stack {
 }
 
 fn now_ms() -> i64 {
-    chrono::Utc::now().timestamp_millis()
+    crate::host::clock::now().timestamp_millis()
 }
 
 #[cfg(test)]

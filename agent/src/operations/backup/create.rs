@@ -160,5 +160,5 @@ async fn by_pg_dump(stack: &KnownStack, folder: &Folder, cx: &Context) -> Result
 
 /// `sylion_2025-12-13_031500.sql.gz`, as the stack's own script calls them.
 pub(super) fn dump_name(prefix: &str) -> String {
-    format!("{prefix}_{}.sql.gz", chrono::Utc::now().format("%Y-%m-%d_%H%M%S"))
+    format!("{prefix}_{}.sql.gz", crate::host::clock::now().format("%Y-%m-%d_%H%M%S"))
 }

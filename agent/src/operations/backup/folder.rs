@@ -316,7 +316,7 @@ impl Dump {
 
 /// Whole seconds since a moment; 0 for one to come.
 pub(in crate::operations) fn age_s(at_ms: i64) -> u64 {
-    u64::try_from((chrono::Utc::now().timestamp_millis() - at_ms) / 1000).unwrap_or_default()
+    u64::try_from((crate::host::clock::now().timestamp_millis() - at_ms) / 1000).unwrap_or_default()
 }
 
 /// What tells this file from others.

@@ -151,7 +151,7 @@ async fn look(
 
 /// A server that is about to let clients in by itself is not replaced.
 fn at_work(refusal: &Refusal, container: &ServerContainer) -> Option<String> {
-    let up_ms = chrono::Utc::now().timestamp_millis() - container.started_at_ms;
+    let up_ms = crate::host::clock::now().timestamp_millis() - container.started_at_ms;
     let works =
         matches!(refusal.word(), "starting" | "recovering" | "shutting_down" | "too_many_connections");
     (container.state == "running" && works && up_ms >= STAYS_UP_MS)
@@ -371,7 +371,7 @@ impl Work<'_> {
             _ => {
                 let target = copies
                     .join(format!("{}-data", self.stack.name))
-                    .with_extension(chrono::Utc::now().format("before-%Y%m%d-%H%M%S").to_string());
+                    .with_extension(crate::host::clock::now().format("before-%Y%m%d-%H%M%S").to_string());
                 let into = target.clone();
                 tokio::task::spawn_blocking(move || data.copy_to(&into))
                     .await
@@ -476,7 +476,7 @@ impl Work<'_> {
             "rebuilt by Vigie from {} (sha256 {}) at {}",
             backup.name,
             backup.digest,
-            chrono::Utc::now().to_rfc3339()
+            crate::host::clock::now().to_rfc3339()
         );
         end_sessions(&mut session, database).await?;
         end_sessions(&mut session, beside).await?;
@@ -552,7 +552,7 @@ mod tests {
 
     #[test]
     fn a_server_that_works_is_left_to_work() {
-        let now = chrono::Utc::now().timestamp_millis();
+        let now = crate::host::clock::now().timestamp_millis();
         let container = |state: &str, up_ms: i64| ServerContainer {
             state: state.to_owned(),
             started_at_ms: now - up_ms,

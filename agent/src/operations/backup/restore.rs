@@ -290,7 +290,8 @@ impl Work<'_> {
     /// database, and none with two.
     async fn swap(&mut self, fresh: &str) -> Result<(), Fault> {
         let database = self.tools.database.clone();
-        let kept = format!("{}_before_{}", cut(&database, 40), chrono::Utc::now().format("%Y%m%d_%H%M%S"));
+        let kept =
+            format!("{}_before_{}", cut(&database, 40), crate::host::clock::now().format("%Y%m%d_%H%M%S"));
         let mut session = self.tools.session("postgres").await?;
         self.carry_over(&mut session, &database, fresh).await?;
         execute(&mut session, format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false", quoted(&database)))
@@ -299,7 +300,7 @@ impl Work<'_> {
             end_sessions(&mut session, &database).await?;
             end_sessions(&mut session, fresh).await?;
             let backup = self.dump.shown();
-            let mark = format!("restored by Vigie from {} (sha256 {}) at {}", backup.name, backup.digest, chrono::Utc::now().to_rfc3339());
+            let mark = format!("restored by Vigie from {} (sha256 {}) at {}", backup.name, backup.digest, crate::host::clock::now().to_rfc3339());
             let mut transaction = session.begin().await.map_err(|error| postgres::fault(&error))?;
             let text = format!(
                 "ALTER DATABASE {old} RENAME TO {kept}; ALTER DATABASE {fresh} RENAME TO {old}; COMMENT ON DATABASE {old} IS '{mark}'",

@@ -115,7 +115,7 @@ impl DataDirectory {
     /// A name beside it for what it holds now.
     pub(super) fn aside(&self) -> OsString {
         let mut name = self.name.clone();
-        name.push(format!("{BEFORE}{}", chrono::Utc::now().format("%Y%m%d-%H%M%S")));
+        name.push(format!("{BEFORE}{}", crate::host::clock::now().format("%Y%m%d-%H%M%S")));
         name
     }
 

@@ -270,7 +270,7 @@ impl<'a> Tools<'a> {
             let Ok(name) = row.try_get::<String, _>("datname") else { continue };
             let made: Option<i64> =
                 name[SCRATCH.len()..].split('_').next().and_then(|seconds| seconds.parse().ok());
-            let old = made.is_some_and(|made| chrono::Utc::now().timestamp() - made > 7200);
+            let old = made.is_some_and(|made| crate::host::clock::now().timestamp() - made > 7200);
             if old && execute(&mut session, format!("DROP DATABASE {}", quoted(&name))).await.is_err() {
                 tracing::warn!(name, "a scratch database cannot be dropped");
             }
@@ -283,7 +283,11 @@ impl<'a> Tools<'a> {
 pub(in crate::operations) fn scratch_name() -> Result<String, Fault> {
     let mut bytes = [0; 4];
     getrandom::fill(&mut bytes).map_err(|error| Fault::failed("internal", error))?;
-    Ok(format!("{SCRATCH}{}_{}", chrono::Utc::now().timestamp(), data_encoding::HEXLOWER.encode(&bytes)))
+    Ok(format!(
+        "{SCRATCH}{}_{}",
+        crate::host::clock::now().timestamp(),
+        data_encoding::HEXLOWER.encode(&bytes)
+    ))
 }
 
 /// An identifier in quotes.

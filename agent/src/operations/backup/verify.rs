@@ -48,8 +48,10 @@ pub(in crate::operations) async fn verify(
             (result.tables, result.rows, result.scratch_bytes) =
                 (counted.tables, counted.rows, counted.bytes);
             result.verified = true;
-            let verified =
-                Verified { at_ms: chrono::Utc::now().timestamp_millis(), restore_ms: result.restore_ms };
+            let verified = Verified {
+                at_ms: crate::host::clock::now().timestamp_millis(),
+                restore_ms: result.restore_ms,
+            };
             dump.verified_at_ms = verified.at_ms;
             dump.restore_ms = verified.restore_ms;
             result.backup = Some(dump.shown());

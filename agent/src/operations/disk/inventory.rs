@@ -94,7 +94,7 @@ pub(super) async fn take(cx: &Context) -> Result<Inventory, Fault> {
     }
     let known = cx.host.stacks().all();
     let stacks: Vec<&KnownStack> = known.iter().map(AsRef::as_ref).collect();
-    let mut objects = judge(&usage, &networks, &layers, &stacks, chrono::Utc::now().timestamp());
+    let mut objects = judge(&usage, &networks, &layers, &stacks, crate::host::clock::now().timestamp());
     // What a build ran may hold a secret. Redacted here, where preview and second look both come by, it compares.
     for object in objects.iter_mut().filter(|object| object.kind == "build_cache") {
         object.name = text::text_up_to(&cx.host, &object.name, DESCRIPTION);

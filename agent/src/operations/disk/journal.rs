@@ -102,7 +102,7 @@ pub(in crate::operations) async fn preview(
 ) -> Result<JournalVacuumPreviewResult, Fault> {
     bounded(request.keep_days, request.keep_mib)?;
     let journal = find(cx).await?;
-    let now = chrono::Utc::now().timestamp_millis();
+    let now = crate::host::clock::now().timestamp_millis();
     let files = chosen(&journal, request.keep_days, request.keep_mib, now);
     Ok(JournalVacuumPreviewResult {
         present: journal.present,

@@ -44,7 +44,7 @@ pub(in super::super) async fn list(
     cx: &Context,
 ) -> Result<HostChangesResult, Fault> {
     let seconds = if request.since_s == 0 { SINCE_S } else { request.since_s };
-    let since_ms = chrono::Utc::now().timestamp_millis() - i64::from(seconds) * 1000;
+    let since_ms = crate::host::clock::now().timestamp_millis() - i64::from(seconds) * 1000;
     let stack = match request.stack.as_str() {
         "" => String::new(),
         name => cx.host.stacks().resolve(name).await?.name.clone(),

@@ -49,7 +49,7 @@ pub(in super::super) async fn defer(request: JobDeferRequest, cx: &Context) -> R
     // A covered table does not list it any more.
     let entry = cron::entries().into_iter().find(|entry| entry.name() == request.job);
     let minutes = if request.minutes == 0 { MINUTES } else { request.minutes };
-    let until = chrono::Utc::now() + Duration::from_secs(u64::from(minutes) * 60);
+    let until = crate::host::clock::now() + Duration::from_secs(u64::from(minutes) * 60);
     kept.write(until.timestamp_millis())?;
     // First what brings it back, then the deed.
     let armed = kept.arm(until, cx).await;

@@ -74,7 +74,7 @@ pub(in super::super) async fn list(_: HostJobsRequest, cx: &Context) -> Result<H
     running.sort_by_key(|job| (job.started_at_ms, job.pid));
     running.truncate(RUNNING);
 
-    let now = chrono::Local::now();
+    let now = crate::host::clock::now().with_timezone(&chrono::Local);
     let mut jobs: Vec<Job> = timers
         .iter()
         .filter(|timer| !timer.name.starts_with(super::defer::PREFIX))

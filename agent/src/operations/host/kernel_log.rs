@@ -24,7 +24,7 @@ pub(super) async fn kills(owners: &Owners, deadline: Instant) -> Result<Option<V
         return Ok(None);
     }
     let uptime = procfs::Uptime::current().map_err(unreadable)?.uptime;
-    let booted_ms = chrono::Utc::now().timestamp_millis() - (uptime * 1000.0) as i64;
+    let booted_ms = crate::host::clock::now().timestamp_millis() - (uptime * 1000.0) as i64;
     let mut found: Vec<OomKill> =
         exit.stdout.lines().iter().filter_map(|line| parse(line, booted_ms, owners)).collect();
     found.reverse();

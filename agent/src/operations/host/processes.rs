@@ -235,5 +235,5 @@ pub(super) fn started_at_ms(booted_ms: i64, ticks: u64) -> i64 {
 
 /// Seconds since a moment.
 pub(super) fn age_s(started_at_ms: i64) -> u64 {
-    u64::try_from((chrono::Utc::now().timestamp_millis() - started_at_ms) / 1000).unwrap_or_default()
+    u64::try_from((crate::host::clock::now().timestamp_millis() - started_at_ms) / 1000).unwrap_or_default()
 }

@@ -114,7 +114,7 @@ fn remember(
     cx: &Context,
 ) -> Result<(), Fault> {
     let own = Ran {
-        at_ms: chrono::Utc::now().timestamp_millis(),
+        at_ms: crate::host::clock::now().timestamp_millis(),
         digest: found.digest.clone(),
         outcome: outcome.to_owned(),
         says: text::text_up_to(&cx.host, says, 400),

@@ -110,7 +110,7 @@ fn over(ran: &Result<(), Fault>, found: &MigrationRehearseResult, cx: &Context) 
         },
     };
     Some(Rehearsal {
-        at_ms: chrono::Utc::now().timestamp_millis(),
+        at_ms: crate::host::clock::now().timestamp_millis(),
         outcome: outcome.to_owned(),
         says: text::text_up_to(&cx.host, &says, 400),
         already_applied: ran.is_ok() && found.already_applied,

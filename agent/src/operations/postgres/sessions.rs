@@ -173,7 +173,7 @@ pub(super) fn from_processes(server: &Server) -> Option<Sessions> {
     }
     let configured =
         |name: &str, usual: u32| container.configured(name).map_or(usual, |n| n.parse().unwrap_or(usual));
-    let now = chrono::Utc::now().timestamp_millis();
+    let now = crate::host::clock::now().timestamp_millis();
     let of = |process: &processes::Process| {
         let client = process.client()?;
         let waits = client.activity.ends_with(" waiting");

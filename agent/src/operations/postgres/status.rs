@@ -90,7 +90,8 @@ async fn standing(server: &Server, cx: &Context) -> PostgresStatusResult {
     result.volume.clone_from(&container.volume);
     result.networks = container.addresses.keys().cloned().collect();
     if container.state == "running" {
-        result.uptime_s = number((chrono::Utc::now().timestamp_millis() - container.started_at_ms) / 1000);
+        result.uptime_s =
+            number((crate::host::clock::now().timestamp_millis() - container.started_at_ms) / 1000);
         result.suspended = matches!(processes::first_state(container), Some('T' | 't'));
         let own = processes::of(container).into_iter().filter(|process| process.client().is_none());
         result.processes = own.map(|process| shown(cx, &process.title)).take(20).collect();

@@ -67,7 +67,7 @@ pub(super) async fn status(request: RedisStatusRequest, cx: &Context) -> Result<
         result.volume = Some(volume(cx, &data.volume, &data.source, &data.destination).await);
     }
     if let Some(found) = &place.container {
-        let own = containers::describe(found, chrono::Utc::now().timestamp_millis());
+        let own = containers::describe(found, crate::host::clock::now().timestamp_millis());
         result.container_health = own.health;
         result.container_exit_code = own.exit_code;
         result.container_oom_killed = own.oom_killed;
@@ -121,7 +121,7 @@ async fn ask(session: &mut Session, place: &Place, result: &mut RedisStatusResul
         }
     }
     if let Some(log) = refused_is_none(session.ask(cmd("SLOWLOG").arg("GET").arg(SLOW_READ)).await)? {
-        (result.slow_commands, result.slow_recent) = slow(&log, chrono::Utc::now().timestamp());
+        (result.slow_commands, result.slow_recent) = slow(&log, crate::host::clock::now().timestamp());
     }
     Ok(())
 }

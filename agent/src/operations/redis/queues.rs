@@ -92,7 +92,7 @@ pub(super) async fn look(
     };
     let clients = clients.map(|said| Clients::read(&string(&said)));
     result.workers_known = clients.is_some();
-    let now = chrono::Utc::now().timestamp_millis();
+    let now = crate::host::clock::now().timestamp_millis();
     let mut before = sample(session, prefix, &names, now).await?;
     let busy = before.iter().any(|own| own.waiting() + own.counts.active > 0);
     let mut after = Vec::new();

@@ -59,6 +59,11 @@ impl Pulse {
         }
     }
 
+    /// The latest question did not get as far as the agent: none is waited for.
+    fn unasked(&mut self) {
+        self.heard_since = true;
+    }
+
     /// Its time to answer is over.
     fn overdue(&mut self, name: &str) {
         if !self.heard_since && self.answering {
@@ -105,8 +110,9 @@ impl Fleet {
             if let Some(Some(seq)) = asked
                 && let Err(error) = self.queue(host, to_agent::Message::Ping(Ping { seq }))
             {
-                // It does not read, and so will not answer.
+                // What it does not read for too long ends the session; whether it would answer is not known.
                 tracing::debug!(%host, %error, "an agent was not asked whether it answers");
+                self.in_session(host, session, |pulse, _| pulse.unasked());
             }
             sleep(PATIENCE).await;
             self.in_session(host, session, Pulse::overdue);

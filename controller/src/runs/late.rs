@@ -12,8 +12,9 @@ use vigie_proto::{
     id::{HostId, RunId, TaskId},
     v1::Outcome,
 };
+use vigie_runbook::run::Input;
 
-use super::Runs;
+use super::{Runs, driver::Live, turn::Turn};
 use crate::{
     audit::{Intent, Kind},
     error::RunsError,
@@ -139,6 +140,14 @@ impl Runs {
             return;
         }
         drop(place);
+        let inputs = late.run.parse().ok().and_then(|run| self.live().get(&run).map(Live::inputs));
+        if let Some(inputs) = inputs {
+            let input = Input::Stray { host, order, outcome: late.outcome };
+            // It acknowledges what it has in its log.
+            if inputs.send(Turn::report(host, order, input)).await.is_ok() {
+                return;
+            }
+        }
         self.0.fleet.acknowledge(host, vec![order.to_string()]);
     }
 
@@ -147,15 +156,22 @@ impl Runs {
     async fn write_late(&self, late: &Late) -> Result<bool, RunsError> {
         let Late { host, order, run, outcome } = late;
         let run = run.parse::<RunId>().ok();
-        if let Some(run) = run {
-            let known = self.0.store.run(run).await?;
-            // A driver that is about to end may have had it; it is told again when somebody drives the run.
-            if known.is_some_and(|known| known.closed_at_ms == 0) && !self.is_live(run) {
-                return Ok(false);
+        let known = match run {
+            Some(run) => self.0.store.run(run).await?.map(|summary| (run, summary.closed_at_ms > 0)),
+            None => None,
+        };
+        let came = match known {
+            None => "an outcome came of a run that is not known here",
+            Some((run, true)) if self.hear_late(*host, *order, run, outcome).await? => {
+                "an outcome came after its run was closed"
             }
-            self.hear_late(*host, *order, run, outcome).await?;
-        }
-        let came = "an outcome came after its run was closed";
+            Some((_, true)) => {
+                "an outcome came after its run was closed, of an order that the run does not have"
+            }
+            // A driver that is about to end may have had it; it is told again when somebody drives the run.
+            Some((run, false)) if !self.is_live(run) => return Ok(false),
+            Some((_, false)) => "an outcome came of an order that its run does not have",
+        };
         let code = outcome.failure.as_ref().map_or("", |failure| failure.code.as_str());
         let code: String = code.chars().take(64).collect();
         let detail = format!("{came}: {} {code}; host {host}", outcome.status().word());

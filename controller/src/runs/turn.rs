@@ -39,7 +39,7 @@ impl Turn {
     /// An agent's report, checked against its route.
     pub(super) fn report(host: HostId, task: TaskId, input: Input) -> Self {
         let owed = match input {
-            Input::Ended { .. } => Owed::Acknowledgement { host, order: task },
+            Input::Ended { .. } | Input::Stray { .. } => Owed::Acknowledgement { host, order: task },
             _ => Owed::Nothing,
         };
         Self { input, owed }

@@ -32,6 +32,8 @@ pub enum Error {
     NotLoggedIn,
     #[error("{path} cannot be read as a context")]
     ContextFile { path: PathBuf, source: toml::de::Error },
+    #[error("{path}, which tells what was signed of a run, cannot be read")]
+    Signed { path: PathBuf, source: io::Error },
     #[error("{path} cannot be written")]
     Write { path: PathBuf, source: io::Error },
     #[error(transparent)]
@@ -107,6 +109,7 @@ impl Error {
             | Self::NotLoggedIn
             | Self::Input(..) => Exit::Usage,
             Self::ContextFile { .. }
+            | Self::Signed { .. }
             | Self::Write { .. }
             | Self::File(_)
             | Self::Credential(_)
@@ -148,6 +151,10 @@ impl Error {
             }
             Self::Token(_) => {
                 "copy the whole token, from `vig1.` to its end, or ask for a new one".to_owned()
+            }
+            Self::Signed { .. } => {
+                "orders that were signed may still start: end the run with `vigiectl runs cancel`, and open a new one"
+                    .to_owned()
             }
             Self::OrderKey(_) => {
                 "restore the file from a backup, or log in again with a new token".to_owned()

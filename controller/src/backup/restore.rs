@@ -1,6 +1,6 @@
 use std::{
     fs::{self, File},
-    io::{self, BufReader},
+    io::BufReader,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
@@ -139,32 +139,75 @@ fn sync(folder: &Path) -> Result<(), BackupError> {
 fn place(made: PathBuf, state: &Path, parent: &Path) -> Result<Option<PathBuf>, BackupError> {
     let there = state.symlink_metadata().is_ok();
     let flags = if there { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };
-    let placed = renameat_with(CWD, &made, CWD, state, flags)
-        .map_err(io::Error::from)
-        .and_then(|()| File::open(parent))
-        .and_then(|parent| parent.sync_all());
-    if let Err(source) = placed {
-        // Of no use to anyone, and full of keys.
-        if let Err(error) = fs::remove_dir_all(&made) {
-            tracing::warn!(path = %made.display(), %error, "what was unpacked could not be removed");
+    // The parent is opened first: after the rename nothing may fail.
+    let placed = File::open(parent).and_then(|parent| {
+        renameat_with(CWD, &made, CWD, state, flags)?;
+        Ok(parent)
+    });
+    let parent = match placed {
+        Ok(parent) => parent,
+        Err(source) => {
+            // Of no use to anyone, and full of keys.
+            if let Err(error) = fs::remove_dir_all(&made) {
+                tracing::warn!(path = %made.display(), %error, "what was unpacked could not be removed");
+            }
+            return Err(BackupError::Place { path: state.to_owned(), source });
         }
-        return Err(BackupError::Place { path: state.to_owned(), source });
+    };
+    let kept = if there { keep_aside(made, state) } else { None };
+    if let Err(error) = parent.sync_all() {
+        tracing::warn!(
+            path = %state.display(), %error,
+            "the state is in place, and may not be any more after a power loss: look at the disk, then restore once more"
+        );
     }
-    if !there {
-        return Ok(None);
-    }
-    // What was there before has the other's name now. An empty folder is nothing to keep.
-    if fs::remove_dir(&made).is_ok() {
-        return Ok(None);
+    Ok(kept)
+}
+
+/// Where the state is kept that was there before, and that has the unpacked folder's name now. An empty folder is nothing to
+/// keep.
+fn keep_aside(old: PathBuf, state: &Path) -> Option<PathBuf> {
+    if fs::remove_dir(&old).is_ok() {
+        return None;
     }
     let mut kept = state.as_os_str().to_owned();
     kept.push(format!(".before-{}", now_ms()));
     let kept = PathBuf::from(kept);
-    match fs::rename(&made, &kept) {
-        Ok(()) => Ok(Some(kept)),
+    match fs::rename(&old, &kept) {
+        Ok(()) => Some(kept),
         Err(error) => {
-            tracing::warn!(path = %made.display(), %error, "the state that was there before keeps this name");
-            Ok(Some(made))
+            tracing::warn!(path = %old.display(), %error, "the state that was there before keeps this name");
+            Some(old)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever fails, one of the two is the state, and the state that was there is somewhere.
+    #[test]
+    fn a_step_that_fails_takes_nothing_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, missing) = (folder.path().join("state"), folder.path().join("missing"));
+        fs::create_dir(&state).unwrap();
+        fs::write(state.join("mark"), "of the old one").unwrap();
+        let unpacked = || {
+            let made = folder.path().join("made");
+            fs::create_dir(&made).unwrap();
+            fs::write(made.join("mark"), "of the new one").unwrap();
+            made
+        };
+        let mark = |at: &Path| fs::read_to_string(at.join("mark")).unwrap();
+        let made = unpacked();
+        assert!(matches!(place(made.clone(), &state, &missing), Err(BackupError::Place { .. })));
+        assert_eq!((mark(&state).as_str(), made.exists()), ("of the old one", false));
+        let made = unpacked();
+        let nowhere = missing.join("state");
+        assert!(matches!(place(made.clone(), &nowhere, folder.path()), Err(BackupError::Place { .. })));
+        assert!(!made.exists());
+        let kept = place(unpacked(), &state, folder.path()).unwrap().unwrap();
+        assert_eq!((mark(&state).as_str(), mark(&kept).as_str()), ("of the new one", "of the old one"));
     }
 }

@@ -61,6 +61,11 @@ impl Pulse {
         again
     }
 
+    /// The latest question did not get as far as the agent: none is waited for.
+    fn unasked(&mut self) {
+        self.heard_since = true;
+    }
+
     /// Its time to answer is over. True when it falls silent by that.
     fn overdue(&mut self, name: &str) -> bool {
         let silent = !self.heard_since && self.answering;
@@ -113,8 +118,9 @@ impl Fleet {
             if let Some(Some(seq)) = asked
                 && let Err(error) = self.queue(host, to_agent::Message::Ping(Ping { seq }))
             {
-                // It does not read, and so will not answer.
+                // What it does not read for too long ends the session; whether it would answer is not known.
                 tracing::debug!(%host, %error, "an agent was not asked whether it answers");
+                self.in_session(host, session, |pulse, _| pulse.unasked());
             }
             sleep(PATIENCE).await;
             if self.in_session(host, session, Pulse::overdue) == Some(true) {

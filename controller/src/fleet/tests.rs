@@ -164,6 +164,27 @@ async fn messages_reach_the_session_and_a_full_queue_refuses_more() {
     assert_eq!(world.fleet.send(&mandate, world.host, drain()), Err(SendError::NotConnected));
 }
 
+/// A queue that is full says nothing of the agent: it may have been asked very much at once.
+#[tokio::test]
+async fn who_was_not_asked_does_not_owe_an_answer() {
+    let world = World::new().await;
+    let mandate = mandate(&*world.store).await;
+    let mut attached = world.attach().await.unwrap();
+    // From here on nothing waits for the store.
+    tokio::time::pause();
+    let answering =
+        || world.fleet.host(&operator(), "vps1").unwrap().liveness.is_some_and(|pulse| pulse.answering);
+    while world.fleet.send(&mandate, world.host, drain()).is_ok() {}
+    let pulse = world.fleet.pulse(world.host, attached.id);
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(60), pulse).await;
+    assert!(answering(), "it was never asked");
+    // Once there is room it is asked, and says nothing.
+    while attached.outbound.try_recv().is_ok() {}
+    let pulse = world.fleet.pulse(world.host, attached.id);
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(60), pulse).await;
+    assert!(!answering());
+}
+
 #[tokio::test]
 async fn what_was_seen_of_a_journal_is_never_replaced_by_another_one() {
     let world = World::new().await;

@@ -153,11 +153,11 @@ impl Incidents {
         self.report(host, Witness::Controller, symptoms);
     }
 
-    /// Takes what a host's root did on the host itself. Completes once every incident that it concerns has it.
-    pub(crate) async fn done_here(&self, host: HostId, done: &DoneHere) {
+    /// Takes what a host's root did on the host itself. Completes once every incident that it concerns has it, or at the stop.
+    pub(crate) async fn done_here(&self, host: HostId, done: &DoneHere, stop: &CancellationToken) {
         let input =
             Input::DoneHere { run: done.run, host, person: done.person.clone(), text: done.says.clone() };
-        self.take(input, &CancellationToken::new()).await;
+        self.take(input, stop).await;
     }
 
     /// Whether any incident waits for the monitoring's word.

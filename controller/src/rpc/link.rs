@@ -36,6 +36,9 @@ const AHEAD: usize = 16;
 /// Outcomes in one session that nobody asked for, before the session is ended: each is written into the audit.
 const STRAYS: u32 = 100;
 
+/// Deeds on the host itself that one session takes note of. What is more stays with the agent until its next one.
+const DEEDS: u32 = 1000;
+
 /// The largest piece of output, in bytes: what a slow watcher makes us hold is a multiple of it.
 const LARGEST_CHUNK: usize = 256 * 1024;
 
@@ -201,7 +204,7 @@ struct Reader {
 impl Reader {
     /// Reads until the agent ends the session, or says something that it may not.
     async fn read(&self, mut upstream: Streaming<FromAgent>) -> Result<(), LinkError> {
-        let mut strays = 0;
+        let (mut strays, mut deeds) = (0, 0);
         loop {
             let message = match upstream.message().await {
                 Ok(Some(message)) => message,
@@ -230,7 +233,10 @@ impl Reader {
                     self.fleet.answered(self.host, self.session, pong);
                     Taken::Run
                 }
-                Said::DoneHere(done) => self.done_here(*done).await,
+                Said::DoneHere(done) => {
+                    deeds += 1;
+                    if deeds <= DEEDS { self.done_here(*done) } else { Taken::Run }
+                }
             };
             if taken != Taken::Run {
                 strays += 1;
@@ -245,19 +251,26 @@ impl Reader {
 }
 
 impl Reader {
-    /// Writes down what was done on the host itself. The agent may forget it once the audit and every incident that it
-    /// concerns have it.
-    async fn done_here(&self, done: DoneHere) -> Taken {
-        let Some(name) = self.fleet.name(self.host) else { return Taken::Foreign };
+    /// Has what was done on the host itself written down, beside the session. The agent may forget it once the audit and every
+    /// incident that it concerns have it.
+    fn done_here(&self, done: DoneHere) -> Taken {
+        let host = self.host;
+        let Some(name) = self.fleet.name(host).filter(|_| self.runs.is_its_own(host, &done)) else {
+            return Taken::Foreign;
+        };
+        let (fleet, runs, incidents) = (self.fleet.clone(), self.runs.clone(), self.incidents.clone());
         let order = done.order;
-        match self.runs.done_here(self.host, &name, &done).await {
-            Taken::Late => {
-                self.incidents.done_here(self.host, &done).await;
-                self.fleet.acknowledge(self.host, vec![order.to_string()]);
-                Taken::Late
+        self.runs.beside(host, order, |place| async move {
+            if !runs.done_here(host, &name, &done).await {
+                return;
             }
-            otherwise => otherwise,
-        }
+            incidents.done_here(host, &done, runs.stopping()).await;
+            drop(place);
+            if !runs.stopping().is_cancelled() {
+                fleet.acknowledge(host, vec![order.to_string()]);
+            }
+        });
+        Taken::Run
     }
 }
 

@@ -8,7 +8,12 @@ use vigie_proto::{
 use vigie_runbook::run::{Decision, FreshIds, Input, State, Surroundings, decide};
 
 use super::{Runs, claim, report::fitting};
-use crate::{audit::Intent, error::RunsError, permit::Permit};
+use crate::{
+    audit::Intent,
+    error::RunsError,
+    permit::Permit,
+    store::{Claim, StoreError},
+};
 
 impl Runs {
     /// Takes a person's word about orders in doubt.
@@ -37,40 +42,48 @@ impl Runs {
         self.conclude(entry, answer).await
     }
 
-    /// An order's outcome whose run may be closed, and may have lost sight of it. One that is nobody's news changes nothing.
+    /// An order's outcome whose run is closed, and may have lost sight of it. True when the run has the order: its log tells how
+    /// it ended, by this word or an earlier one.
     pub(super) async fn hear_late(
         &self,
         host: HostId,
         order: TaskId,
         run: RunId,
         outcome: &Outcome,
-    ) -> Result<(), RunsError> {
-        if self.is_live(run) || self.0.store.closed_run(run).await?.is_none() {
-            return Ok(());
-        }
+    ) -> Result<bool, RunsError> {
         let state = self.state(run).await?;
         let Some(task) = state.tasks().find(|task| task.order == order && task.host == host) else {
-            return Ok(());
+            return Ok(false);
         };
         let operation = task.leaf.operation.as_ref().and_then(|request| request.operation.as_ref());
         let outcome = fitting(outcome.clone(), operation.map_or("", |operation| operation.name()));
-        self.amend(run, Input::Ended { order, outcome }).await.map(drop)
+        self.amend(run, Input::Ended { order, outcome }).await.map(|_| true)
     }
 
     /// Writes one more word behind the end of a closed run.
     async fn amend(&self, run: RunId, word: Input) -> Result<RunSummary, RunsError> {
-        let mandate = self.0.store.closed_run(run).await?.ok_or_else(|| self.not_live())?;
-        let state = self.state(run).await?;
-        let decision = decided(&state, word, self.0.clock.now_ms());
-        if let Some(rejected) = decision.rejections.into_iter().flatten().next() {
-            return Err(rejected.into());
-        }
-        let summary = decision.state.summary();
-        if !decision.events.is_empty() {
+        let mut overtaken_at = 0;
+        loop {
+            let mandate = self.0.store.closed_run(run).await?.ok_or_else(|| self.not_live())?;
+            let state = self.state(run).await?;
+            let decision = decided(&state, word.clone(), self.0.clock.now_ms());
+            if let Some(rejected) = decision.rejections.iter().flatten().next() {
+                return Err(rejected.clone().into());
+            }
+            let summary = decision.state.summary();
+            if decision.events.is_empty() {
+                return Ok(summary);
+            }
             let mandate = mandate.claiming(claim::of(&state));
-            self.0.store.append(&mandate, &decision.events, &summary, &[]).await?;
+            let mandate = claim::for_decision(&mandate, &decision, Claim::Observing);
+            match self.0.store.append(&mandate, &decision.events, &summary, &[]).await {
+                // Another word came first, and this one is decided on behind it.
+                Err(StoreError::Overtaken { .. }) if state.last_seq() > overtaken_at => {
+                    overtaken_at = state.last_seq();
+                }
+                appended => return Ok(appended.map(|()| summary)?),
+            }
         }
-        Ok(summary)
     }
 }
 

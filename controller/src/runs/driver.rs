@@ -32,10 +32,12 @@ use vigie_runbook::{
 };
 
 use super::{
-    Evaluation, claim, outside,
+    Evaluation, claim,
+    late::Late,
+    outside,
     routes::{Route, Routes, name, preview_name},
     stacks::Stacks,
-    turn::{Late, Owed, Turn, answer, refuse},
+    turn::{Owed, Turn, answer, refuse},
 };
 use crate::{
     clock::Clock,

@@ -10,7 +10,7 @@ use vigie_proto::{
     v1::{self, Outcome},
 };
 
-use super::{Runs, Taken};
+use super::Runs;
 use crate::{
     audit::{Intent, Kind},
     error::LinkError,
@@ -67,26 +67,30 @@ impl DoneHere {
 }
 
 impl Runs {
-    /// Writes down what was done on a host without a controller. It counts among the tries of its remedy.
-    pub(crate) async fn done_here(&self, host: HostId, name: &str, done: &DoneHere) -> Taken {
-        let DoneHere { order, run, stack, remedy, started_at_ms, .. } = done;
-        if self.0.routes.find(*order).is_some() {
-            // A host that calls an operator's order its own is not believed.
-            tracing::warn!(%host, %order, "a host calls an operator's order its own");
-            return Taken::Foreign;
+    /// Whether a host may call this its own deed, and not an operator's order.
+    pub(crate) fn is_its_own(&self, host: HostId, done: &DoneHere) -> bool {
+        let own = self.0.routes.find(done.order).is_none();
+        if !own {
+            tracing::warn!(%host, order = %done.order, "a host calls an operator's order its own");
         }
+        own
+    }
+
+    /// Writes down what was done on a host without a controller, as soon as the store takes it. It counts among the tries of
+    /// its remedy. False when it is left with the agent, which tells it again in its next session.
+    pub(crate) async fn done_here(&self, host: HostId, name: &str, done: &DoneHere) -> bool {
+        let DoneHere { order, run, stack, remedy, started_at_ms, .. } = done;
         let intent =
             Intent::own("done-on-host", &order.to_string(), &format!("{name}: {}; host {host}", done.says));
-        if let Err(error) = self.0.audit.write(&intent, Kind::Done).await {
-            tracing::error!(%host, %order, error = &error as &dyn std::error::Error, "what was done on a host is not written down");
-            // It comes again in the next session.
-            return Taken::Run;
+        let write = || async { Ok(self.0.audit.write(&intent, Kind::Done).await?) };
+        if self.until_kept(host, *order, write).await.is_none() {
+            return false;
         }
         if !remedy.is_empty() {
             let (stack, remedy) = (stack.clone(), remedy.clone());
             self.0.stacks.tried(&[RemedyTried { run: *run, host, stack, remedy, at_ms: *started_at_ms }]);
         }
-        Taken::Late
+        true
     }
 }
 

@@ -10,6 +10,7 @@ mod doubt;
 mod driver;
 mod evaluation;
 mod here;
+mod late;
 mod leap;
 pub(crate) mod outside;
 mod report;
@@ -94,7 +95,9 @@ struct Inner {
     stacks: Stacks,
     /// A run is open that nobody drives: its log is damaged, or its driver ended before it did.
     abandoned: AtomicBool,
-    /// Every driver and every watcher.
+    /// Orders of which something is written down beside the sessions.
+    beside: late::Beside,
+    /// Every driver, every watcher, and whatever is written down beside the sessions.
     tasks: TaskTracker,
     stop: CancellationToken,
     /// Names each run whose driver ended.
@@ -128,6 +131,7 @@ impl Runs {
             routes: Routes::default(),
             stacks: Stacks::new(),
             abandoned: AtomicBool::new(false),
+            beside: late::Beside::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             ended: broadcast::channel(ENDED).0,
@@ -375,7 +379,7 @@ impl Runs {
                 // Nobody may be listening.
                 let _ = runs.0.ended.send(run);
                 for late in late.into_iter().flatten() {
-                    runs.late(late).await;
+                    runs.take_late(late);
                 }
             }
             .instrument(span),
@@ -501,7 +505,7 @@ impl Runs {
         }
     }
 
-    /// Stops every driver and every watcher; their runs go on when the controller is back.
+    /// Stops every driver and every watcher, and what is being written down; their runs go on when the controller is back.
     pub(crate) fn stop(&self) {
         self.0.stop.cancel();
         self.0.tasks.close();

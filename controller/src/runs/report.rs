@@ -2,30 +2,14 @@
 //!
 //! An agent's word counts for its own tasks alone, and only in the shape that was asked for.
 
-use std::{sync::atomic::Ordering, time::Duration};
-
 use vigie_proto::{
-    id::{HostId, RunId, TaskId},
+    id::{HostId, TaskId},
     v1::{Failure, Outcome, OutcomeStatus, OutputChunk, ProbePurpose},
 };
 use vigie_runbook::run::{Challenge, Input, ProbeKey};
 
-use tokio::time::sleep;
-
-use super::{
-    Runs,
-    driver::Live,
-    routes::Route,
-    turn::{Late, Turn},
-};
-use crate::{
-    audit::{Intent, Kind},
-    error::{LinkError, RunsError},
-    store::Claim,
-};
-
-/// When to try again what the store did not take.
-const AGAIN: Duration = Duration::from_millis(500);
+use super::{Runs, driver::Live, late::Late, routes::Route, turn::Turn};
+use crate::error::LinkError;
 
 /// What an agent says of a task.
 #[derive(Debug, Clone)]
@@ -70,14 +54,14 @@ impl Report {
 }
 
 impl Runs {
-    /// Takes an agent's report to its run. Completes when the run's driver has it, or the store where the run is closed,
-    /// which holds a flooding agent back.
+    /// Takes an agent's report to its run. Completes when the run's driver has it, which holds a flooding agent back; what no
+    /// driver waits for is written down beside the session.
     pub(crate) async fn report(&self, host: HostId, report: Report) -> Taken {
         let task = report.task();
         let Some(route) = self.0.routes.find(task) else {
             // Of a run that is closed, or of a probe that was asked again since.
             if let Report::Finished { outcome, run, .. } = report {
-                self.late(Late { host, order: task, run, outcome }).await;
+                self.take_late(Late { host, order: task, run, outcome });
                 return Taken::Late;
             }
             tracing::debug!(%host, %task, "a report about no open run");
@@ -97,65 +81,12 @@ impl Runs {
             Some(inputs) => inputs.send(turn).await.err().map(|unsent| unsent.0),
             None => Some(turn),
         };
-        // Its driver has ended since. An outcome of a run that is still open comes again when somebody drives it.
-        if let Some(late) = untaken.and_then(|turn| turn.untaken(route.run))
-            && self.is_closed(route.run).await
-        {
-            while self.is_live(route.run) {
-                sleep(AGAIN).await;
-            }
-            self.late(late).await;
+        // Its driver has ended since.
+        if let Some(late) = untaken.and_then(|turn| turn.untaken(route.run)) {
+            self.take_after(route.run, late);
             return Taken::Late;
         }
         Taken::Run
-    }
-
-    async fn is_closed(&self, run: RunId) -> bool {
-        match self.0.store.run(run).await {
-            Ok(found) => found.is_some_and(|run| run.closed_at_ms != 0),
-            Err(error) => {
-                tracing::error!(%run, error = &error as &dyn std::error::Error, "a run cannot be looked up");
-                false
-            }
-        }
-    }
-
-    /// An order's outcome that no open run waits for. Once it is written down, the agent may forget it. It may not while
-    /// a run is open that nobody drives: the outcome could be that run's.
-    pub(super) async fn late(&self, late: Late) {
-        let Late { host, order, .. } = late;
-        if self.0.abandoned.load(Ordering::Relaxed) {
-            tracing::warn!(%host, %order, "an outcome is left with its agent, since an open run is not driven");
-            return;
-        }
-        while let Err(error) = self.write_late(&late).await {
-            tracing::error!(%host, %order, run = late.run, error = &error as &dyn std::error::Error, "a late outcome is not written down");
-            if !matches!(error, RunsError::Store(_)) {
-                // It comes again in the next session.
-                return;
-            }
-            tokio::select! {
-                biased;
-                () = self.0.stop.cancelled() => return,
-                () = sleep(AGAIN) => {}
-            }
-        }
-        self.0.fleet.acknowledge(host, vec![order.to_string()]);
-    }
-
-    async fn write_late(&self, late: &Late) -> Result<(), RunsError> {
-        let Late { host, order, run, outcome } = late;
-        if let Ok(run) = run.parse() {
-            self.hear_late(*host, *order, run, outcome).await?;
-        }
-        let code = outcome.failure.as_ref().map_or("", |failure| failure.code.as_str());
-        let code: String = code.chars().take(64).collect();
-        let detail = format!(
-            "an outcome came after its run was closed: {} {code}; host {host}",
-            outcome.status().word()
-        );
-        let intent = Intent::own("late-report", &order.to_string(), &detail).claiming(Claim::Observing);
-        Ok(self.0.audit.write(&intent, Kind::Done).await?)
     }
 
     /// Shows a piece of a task's output to those who watch its run. They may be too slow for it, or nobody.
@@ -177,7 +108,7 @@ impl Runs {
 pub(crate) enum Taken {
     /// Its run has it, or nobody needs it.
     Run,
-    /// It was written into the audit.
+    /// No driver waits for it: it is written into the audit.
     Late,
     /// It is about something that this host was not asked.
     Foreign,

@@ -3,10 +3,11 @@
 use tokio::sync::oneshot;
 use vigie_proto::{
     id::{HostId, RunId, TaskId},
-    v1::{Outcome, RunSummary},
+    v1::RunSummary,
 };
 use vigie_runbook::run::Input;
 
+use super::late::Late;
 use crate::error::RunsError;
 
 /// Who is told what became of a command.
@@ -38,7 +39,7 @@ impl Turn {
     /// An agent's report, checked against its route.
     pub(super) fn report(host: HostId, task: TaskId, input: Input) -> Self {
         let owed = match input {
-            Input::Ended { .. } => Owed::Acknowledgement { host, order: task },
+            Input::Ended { .. } | Input::Stray { .. } => Owed::Acknowledgement { host, order: task },
             _ => Owed::Nothing,
         };
         Self { input, owed }
@@ -63,15 +64,6 @@ impl Turn {
     pub(super) fn is_word(&self) -> bool {
         matches!(self.owed, Owed::Answer(_))
     }
-}
-
-/// An order's end that came when its run was closed already.
-pub(super) struct Late {
-    pub(super) host: HostId,
-    pub(super) order: TaskId,
-    /// As far as its agent knows.
-    pub(super) run: String,
-    pub(super) outcome: Outcome,
 }
 
 /// Tells somebody what became of their word.

@@ -203,6 +203,13 @@ pub enum StoreError {
     TokenExists(TokenId),
 }
 
+impl StoreError {
+    /// Whether what is kept does not read, which no other try mends.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Corrupt { .. })
+    }
+}
+
 /// Why a token was not exchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum RedeemError {

@@ -166,6 +166,34 @@ async fn looks(operator: &mut Operator, session: &mut Session) -> RunVerdict {
     operator.watch(&run, 0, true).await.closed().await.verdict()
 }
 
+/// Looks again and again, until the reserve has no more room for that: how often it went well, and the refusal.
+async fn looks_until_full(operator: &mut Operator, session: &mut Session) -> (u32, Status) {
+    // Each answer is as long as an answer may well be.
+    let mut taken = 0;
+    loop {
+        let run = new_run();
+        let spec = operation(all(), Operation::HostLoad(HostLoadRequest::default()));
+        if let Err(refused) = operator.submit(&run, spec).await {
+            return (taken, refused);
+        }
+        taken += 1;
+        assert!(taken < 200, "the reserve has an end");
+        let probe = session.probe().await;
+        let load = HostLoadResult { cpus: 2, ..Default::default() };
+        let mut outcome = Outcome::succeeded(result::Operation::HostLoad(load));
+        let failure = v1::Failure::new("long", "x".repeat(100_000));
+        outcome.failure = Some(failure);
+        session.answer(&probe, outcome).await;
+        let kept = tokio::time::timeout(Duration::from_secs(3), async {
+            operator.watch(&run, 0, true).await.closed().await
+        });
+        if kept.await.is_err() {
+            // It waits for room with its answer, and so will the next.
+            return (taken, operator.submit(&new_run(), exec()).await.unwrap_err());
+        }
+    }
+}
+
 /// An order that loses something, from its preparation to its end.
 async fn frees(operator: &mut Operator, session: &mut Session) -> RunVerdict {
     let run = new_run();
@@ -296,6 +324,53 @@ async fn what_runs_on_a_full_disk_can_be_stopped_and_ends() {
     assert_eq!(operator.watch(&third, 0, false).await.event().await.unwrap().seq, 1);
 }
 
+/// What comes too late to be any run's waits for room, and nothing else that its host says waits with it.
+#[tokio::test]
+async fn a_late_end_that_cannot_be_kept_holds_up_nobody() {
+    let disk = or_skip!(Mounted::tmpfs(64));
+    let controller = Controller::within(disk.path()).await;
+    let mut operator = controller.operator().await;
+    let host = controller.host(&mut operator, "vps1").await;
+    let mut session = host.session(&controller).await.unwrap();
+    let reserve = controller.config.state.join("controller.reserve");
+    until("the reserve is there", async || reserve.exists()).await;
+    disk.fill();
+    looks_until_full(&mut operator, &mut session).await;
+
+    let (late, deed) = (new_run(), new_run());
+    let ended = |order: &str, here: Option<v1::DoneHere>| {
+        let outcome = Outcome::succeeded(result::Operation::AptClean(AptCleanResult::default()));
+        let run = new_run();
+        from_agent::Message::Finished(Finished { order: order.to_owned(), outcome: Some(outcome), run, here })
+    };
+    let here = v1::DoneHere {
+        run: new_run(),
+        person: "root on vps1".to_owned(),
+        operation: "apt_clean".to_owned(),
+        started_at_ms: 1_700_000_000_000,
+        ..Default::default()
+    };
+    // As an agent does whose session ended in between.
+    for _ in 0..2 {
+        session.say(ended(&late, None)).await;
+        session.say(ended(&deed, Some(here.clone()))).await;
+    }
+    let stacks = vec![v1::Stack { name: "other".to_owned(), ..Default::default() }];
+    session.say(from_agent::Message::State(v1::HostState { stacks, ..Default::default() })).await;
+    until("what the host says next is heard", async || {
+        let listed = operator.hosts.list_hosts(v1::ListHostsRequest::default()).await.unwrap();
+        listed.get_ref().hosts[0].state.as_ref().unwrap().stacks[0].name == "other"
+    })
+    .await;
+
+    fs::remove_file(disk.path().join("filler")).unwrap();
+    let mut kept = [session.acknowledged().await, session.acknowledged().await].concat();
+    kept.sort();
+    let mut told = vec![late, deed];
+    told.sort();
+    assert_eq!(kept, told);
+}
+
 /// Looking leaves half of the reserve to what frees the disk.
 #[tokio::test]
 async fn looking_does_not_use_up_what_freeing_needs() {
@@ -307,30 +382,7 @@ async fn looking_does_not_use_up_what_freeing_needs() {
     let reserve = controller.config.state.join("controller.reserve");
     until("the reserve is there", async || reserve.exists()).await;
     disk.fill();
-    // Each answer is as long as an answer may well be.
-    let mut taken = 0;
-    let refused = loop {
-        let run = new_run();
-        let spec = operation(all(), Operation::HostLoad(HostLoadRequest::default()));
-        if let Err(refused) = operator.submit(&run, spec).await {
-            break refused;
-        }
-        taken += 1;
-        assert!(taken < 200, "the reserve has an end");
-        let probe = session.probe().await;
-        let load = HostLoadResult { cpus: 2, ..Default::default() };
-        let mut outcome = Outcome::succeeded(result::Operation::HostLoad(load));
-        let failure = v1::Failure::new("long", "x".repeat(100_000));
-        outcome.failure = Some(failure);
-        session.answer(&probe, outcome).await;
-        let kept = tokio::time::timeout(Duration::from_secs(3), async {
-            operator.watch(&run, 0, true).await.closed().await
-        });
-        if kept.await.is_err() {
-            // It waits for room with its answer, and so will the next.
-            break operator.submit(&new_run(), exec()).await.unwrap_err();
-        }
-    };
+    let (taken, refused) = looks_until_full(&mut operator, &mut session).await;
     assert_eq!(code(&refused), "store_full");
     assert!(taken > 5, "{taken} were taken");
     assert_eq!(frees(&mut operator, &mut session).await, RunVerdict::Ok);

@@ -143,6 +143,34 @@ async fn what_was_done_on_the_host_itself_is_taken_note_of() {
     assert_eq!(session.refusal().await.code(), Code::InvalidArgument);
 }
 
+/// As after a restore of a backup that is older than the plan that was signed.
+#[tokio::test]
+async fn an_order_that_its_run_does_not_have_is_noted_there() {
+    let controller = Controller::new().await;
+    let mut operator = controller.operator().await;
+    let host = controller.host(&mut operator, "vps1").await;
+    let mut session = host.session(&controller).await.unwrap();
+    let run = new_run();
+    operator.submit(&run, uptime()).await.unwrap();
+    planned(&mut operator, &run).await;
+    let order = new_run();
+    for _ in 0..2 {
+        let finished = Finished { order: order.clone(), outcome: Some(done()), run: run.clone(), here: None };
+        session.say(from_agent::Message::Finished(finished)).await;
+        assert_eq!(session.acknowledged().await, std::slice::from_ref(&order));
+    }
+    let request = v1::CancelRunRequest { run: run.clone(), reason: String::new() };
+    operator.runs.cancel_run(request).await.unwrap();
+    let (mut watch, mut noted) = (operator.watch(&run, 0, true).await, Vec::new());
+    while let Some(event) = watch.event().await {
+        if let Some(Event::Noted(note)) = event.event {
+            noted.push(note.text);
+        }
+    }
+    let [noted] = noted.as_slice() else { panic!("{noted:?}") };
+    assert!(noted.contains("ended so on host vps1: succeeded") && noted.contains(&order), "{noted}");
+}
+
 #[tokio::test]
 async fn a_plan_can_be_declined() {
     let controller = Controller::new().await;

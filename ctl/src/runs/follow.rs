@@ -270,7 +270,7 @@ impl<'a> Follower<'a> {
             return Ok(());
         }
         // One plan at a time: a second one that is asked for while the first may still start would do it all twice.
-        let signed_until = signer.ledger.signed_until(signer.run, plan.bytes(), &plan.places(&self.view));
+        let signed_until = signer.ledger.signed_until(signer.run, plan.bytes(), &plan.places(&self.view))?;
         if let Some(until) = signed_until.filter(|until| crate::now_ms() <= *until) {
             return Err(Distrust::SignedAlready(moment(until)).into());
         }

@@ -2,7 +2,7 @@
 //! answer, the same run can be asked for again, and nothing is opened twice.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -77,7 +77,7 @@ impl Ledger {
     ) -> Result<(), Error> {
         make(&self.folder)?;
         let kept = self
-            .signed(run)
+            .signed(run)?
             .into_iter()
             .filter(|signed| signed.until_ms >= now_ms() && !places.contains(&signed.place));
         let plan = HEXLOWER.encode(&digest(manifest));
@@ -91,30 +91,45 @@ impl Ledger {
         Ok(write_private(&self.signature(run), lines.as_bytes())?)
     }
 
-    /// The orders of plans of this run that were signed here.
-    fn signed(&self, run: RunId) -> Vec<SignedOrder> {
-        let text = fs::read_to_string(self.signature(run)).unwrap_or_default();
-        let line = |line: &str| {
-            let mut words = line.splitn(3, ' ');
-            let (until, plan, place) = (words.next()?, words.next()?, words.next()?);
-            Some(SignedOrder {
-                plan: plan.to_owned(),
-                until_ms: until.parse().ok()?,
-                place: place.to_owned(),
-            })
+    /// The orders of plans of this run that were signed here. A record that does not read is no sign that nothing was signed.
+    fn signed(&self, run: RunId) -> Result<Vec<SignedOrder>, Error> {
+        let path = self.signature(run);
+        let damaged = |source: io::Error| Error::Signed { path: path.clone(), source };
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(damaged(error)),
         };
-        text.lines().filter_map(line).collect()
+        let line = |(number, line): (usize, &str)| {
+            let mut words = line.splitn(3, ' ');
+            let mut order = || {
+                let (until, plan, place) = (words.next()?, words.next()?, words.next()?);
+                Some(SignedOrder {
+                    plan: plan.to_owned(),
+                    until_ms: until.parse().ok()?,
+                    place: place.to_owned(),
+                })
+            };
+            let why = || io::Error::new(io::ErrorKind::InvalidData, format!("line {number} is damaged"));
+            order().ok_or_else(|| damaged(why()))
+        };
+        (1..).zip(text.lines()).map(line).collect()
     }
 
     /// Until when an order for one of these places may start that was signed here already with another plan. The same plan
     /// signed twice is the same orders, of which each runs once.
-    pub(crate) fn signed_until(&self, run: RunId, manifest: &[u8], places: &[String]) -> Option<i64> {
+    pub(crate) fn signed_until(
+        &self,
+        run: RunId,
+        manifest: &[u8],
+        places: &[String],
+    ) -> Result<Option<i64>, Error> {
         let plan = HEXLOWER.encode(&digest(manifest));
         let signed = self
-            .signed(run)
+            .signed(run)?
             .into_iter()
             .filter(|signed| places.contains(&signed.place) && signed.plan != plan);
-        signed.map(|signed| signed.until_ms).max()
+        Ok(signed.map(|signed| signed.until_ms).max())
     }
 
     /// Whether a plan of this run was signed here.
@@ -155,7 +170,7 @@ mod tests {
         assert_eq!((ledger.known(), ledger.read(old)), (vec![run], None));
         let (one, two) = (["a/".to_owned()], ["b/".to_owned()]);
         let later = now_ms() + 60_000;
-        let until = |manifest: &[u8], places: &[String]| ledger.signed_until(run, manifest, places);
+        let until = |manifest: &[u8], places: &[String]| ledger.signed_until(run, manifest, places).unwrap();
         ledger.sign(run, b"first", later, &one).unwrap();
         assert_eq!((until(b"other", &one), until(b"other", &two)), (Some(later), None));
         assert_eq!(until(b"first", &one), None, "the same plan is the same orders");
@@ -163,5 +178,28 @@ mod tests {
         assert_eq!(until(b"second", &one), Some(later));
         ledger.forget(run).unwrap();
         assert_eq!((ledger.known(), ledger.read(run)), (Vec::new(), None));
+    }
+
+    /// Otherwise a second plan would be signed while the first may still start.
+    #[test]
+    fn a_signature_that_cannot_be_read_is_not_taken_for_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::of(folder.path());
+        let (run, places) = (RunId::new(), ["a/".to_owned()]);
+        let later = now_ms() + 60_000;
+        ledger.sign(run, b"first", later, &places).unwrap();
+        let path = ledger.signature(run);
+        let whole = fs::read(&path).unwrap();
+        let damages: [&[u8]; 3] = [b"\xff\xfe", b"soon a b", &whole[..whole.len() - 40]];
+        for damage in damages {
+            fs::write(&path, damage).unwrap();
+            let error = ledger.signed_until(run, b"other", &places).unwrap_err();
+            assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+            assert!(error.hint().is_some());
+            assert!(ledger.sign(run, b"other", later, &places).is_err());
+        }
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(matches!(ledger.signed_until(run, b"other", &places), Err(Error::Signed { .. })));
     }
 }

@@ -140,6 +140,7 @@ fn react(state: &State, input: Input, around: &mut Surroundings<'_>) -> Result<O
                 _ => Ok(doubt::spoken(state, order, outcome)),
             }
         }
+        Input::Stray { host, order, outcome } => Ok(doubt::stray(state, host, order, &outcome)),
         Input::Signed { manifest, signatures, operator } => {
             sign(state, &manifest, signatures, operator, around)
         }

@@ -1,14 +1,17 @@
 //! Orders whose end nobody saw: whose word about them counts, and what it makes of a run that is closed.
 
 use vigie_proto::{
-    id::TaskId,
-    v1::{Failure, Outcome, OutcomeStatus, Resolved, TaskEnded, run_event::Event},
+    id::{HostId, TaskId},
+    v1::{Failure, Noted, Outcome, OutcomeStatus, Resolved, TaskEnded, run_event::Event},
 };
 
 use super::{Rejected, State, Task, TaskState, verdict};
 
 /// The code of outcomes that the controller wrote because it lost sight of an agent; the agent's word replaces them.
 pub(super) const LOST_SIGHT: &str = "lost_sight";
+
+/// Orders of which a log says that it does not have them: some for each host of a large fleet.
+const STRAYS: usize = 1_000;
 
 /// Whether an agent's word about an order is news although the order has ended: the controller had only lost sight of it, or
 /// a person spoke for an agent that did not. Whoever looked knows more than an agent that does not.
@@ -28,6 +31,19 @@ pub(super) fn spoken(state: &State, order: TaskId, outcome: Outcome) -> Option<E
     state.tasks().find(|task| task.order == order && is_open_to_its_agent(task, &outcome))?;
     let tasks = vec![TaskEnded { order: order.to_string(), outcome: Some(outcome) }];
     Some(judged(state, Resolved { tasks, ..Resolved::default() }))
+}
+
+/// An agent's word about an order that this log does not have: it was sent by a controller that was put back to an older backup
+/// since. It is told once, and nothing follows from it.
+pub(super) fn stray(state: &State, host: HostId, order: TaskId, outcome: &Outcome) -> Option<Event> {
+    let name = &state.targets.iter().find(|target| target.host == host)?.target.host_name;
+    let operation = outcome.result.as_ref().and_then(|result| result.operation.as_ref());
+    let what = operation.map_or_else(String::new, |operation| format!(" ({})", operation.name()));
+    let how = outcome.status().word();
+    let text =
+        format!("an order that this log does not have ended so on host {name}: {how}{what}, order {order}");
+    let fresh = state.noted.len() < STRAYS && !state.noted.contains(&text);
+    fresh.then(|| Event::Noted(Noted { text, ..Noted::default() }))
 }
 
 /// A person's word about orders in doubt: on these hosts, or wherever one is, and on this stack where one is named.

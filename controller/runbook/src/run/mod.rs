@@ -75,6 +75,8 @@ pub enum Input {
     Started { order: TaskId, at_ms: i64 },
     /// An agent says how an order ended. May come twice.
     Ended { order: TaskId, outcome: Outcome },
+    /// An agent says how an order ended that this log does not have.
+    Stray { host: HostId, order: TaskId, outcome: Outcome },
     /// An operator signed the plan.
     Signed { manifest: Vec<u8>, signatures: Vec<Signature>, operator: String },
     /// A person did what a step waits for: on these hosts, or wherever it waits.

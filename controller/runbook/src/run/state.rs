@@ -94,6 +94,8 @@ pub struct State {
     /// Why a person wants the run to end.
     pub(super) cancelled: Option<String>,
     pub(super) closed: Option<(RunVerdict, String, i64)>,
+    /// What was worth a line, so that nothing is told twice.
+    pub(super) noted: BTreeSet<String>,
     /// When the rules last spoke on a diagnosis; 0 before.
     pub(super) concluded_at_ms: i64,
     pub(super) epoch: u64,
@@ -155,6 +157,7 @@ impl State {
             planned_seq: 0,
             cancelled: None,
             closed: None,
+            noted: BTreeSet::new(),
             concluded_at_ms: 0,
             epoch: 0,
             owned_at_ms: first.at_ms,
@@ -296,7 +299,9 @@ impl State {
                     reason => format!("cancelled by {}: {reason}", asked.operator),
                 });
             }
-            Event::Noted(_) => {}
+            Event::Noted(noted) => {
+                self.noted.insert(noted.text.clone());
+            }
             Event::Closed(closed) => {
                 self.closed = Some((closed.verdict(), closed.reason.clone(), event.at_ms));
             }

@@ -50,6 +50,7 @@ restore_backup:
 
 mod beside;
 mod losses;
+mod room;
 mod steps;
 
 /// Ids that a test can repeat.

@@ -57,7 +57,9 @@ impl Runs {
 
     /// Writes one more word behind the end of a closed run.
     async fn amend(&self, run: RunId, word: Input) -> Result<RunSummary, RunsError> {
-        let mandate = self.0.store.closed_run(run).await?.ok_or_else(|| self.not_live())?;
+        let Some(mandate) = self.0.store.closed_run(run).await? else {
+            return Err(self.not_live(run).await);
+        };
         let state = self.state(run).await?;
         let decision = decided(&state, word, self.0.clock.now_ms());
         if let Some(rejected) = decision.rejections.into_iter().flatten().next() {

@@ -204,13 +204,12 @@ impl World {
             match &event.event {
                 Some(Event::Owned(_)) => {
                     let machine = |process: &str| process.split('.').next().map(str::to_owned);
-                    match ledger.owners.get(&run) {
-                        None => ledger.count("runs"),
-                        Some(owner) if machine(owner) == machine(process) => {
-                            ledger.count("runs taken up again")
-                        }
-                        Some(_) => ledger.count("runs taken over from another controller"),
-                    }
+                    let what = match ledger.owners.get(&run) {
+                        None => "runs",
+                        Some(owner) if machine(owner) == machine(process) => "runs taken up again",
+                        Some(_) => "runs taken over from another controller",
+                    };
+                    ledger.count(what);
                     ledger.owners.insert(run, process.to_owned());
                 }
                 Some(Event::Opened(_)) => {}

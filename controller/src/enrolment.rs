@@ -208,9 +208,9 @@ fn check_labels(labels: Vec<Label>) -> Result<BTreeMap<String, String>, HostsErr
 }
 
 /// Issues to one key.
-struct Issuer<'a> {
-    authority: &'a Authority,
-    key: &'a RequestedKey,
+pub(crate) struct Issuer<'a> {
+    pub(crate) authority: &'a Authority,
+    pub(crate) key: &'a RequestedKey,
 }
 
 impl Issue for Issuer<'_> {

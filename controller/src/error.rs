@@ -223,6 +223,8 @@ pub enum RunsError {
     Rules(#[from] tokio::task::JoinError),
     #[error("the controller is stopping")]
     Stopping,
+    #[error("the run is open, and this controller does not drive it")]
+    Undriven,
     #[error("the store failed")]
     Store(#[from] StoreError),
 }
@@ -264,6 +266,9 @@ impl From<RunsError> for Status {
             E::Rules(_) => internal("the rules could not be evaluated", &error),
             E::Stopping => Answer::new(Code::Unavailable, "stopping", &error)
                 .hint("try again in a few seconds; the run itself is kept"),
+            E::Undriven => Answer::new(Code::Unavailable, "run_undriven", &error).hint(
+                "another controller has taken it, or its log is damaged; the controller's log says which",
+            ),
             E::Store(source) => store(&source),
         }
         .into()

@@ -264,16 +264,16 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<Runnin
     Ok(Running { operators: operators_at, agents: agents_at, enrolment: enrolment_at, supervisor })
 }
 
-type Guarded = Stack<Gate, Identity>;
+pub(crate) type Guarded = Stack<Gate, Identity>;
 
 /// A server with every limit set, behind the gate.
-fn server(gate: &Gate) -> Server<Guarded> {
+pub(crate) fn server(gate: &Gate) -> Server<Guarded> {
     limits(Server::builder()).layer(gate.clone())
 }
 
 /// Serves until told to stop, and then until the streams that are open have ended. A listener that ends before it was
 /// told to takes the controller down: systemd starts it again, and half a controller would only look alive.
-async fn listen(
+pub(crate) async fn listen(
     router: Router<Guarded>,
     incoming: Incoming,
     stop: CancellationToken,

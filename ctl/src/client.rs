@@ -19,8 +19,9 @@ use vigie_proto::v1::{
 };
 use vigie_proto::{STALE_SINCE, STALE_WHY};
 use vigie_transport::{
-    client::{Address, Keepalive, connect},
+    client::{Address, Keepalive, connect_over},
     credential::{Credential, certificates_from_pem},
+    network::Network,
     tls::{ServerTrust, client_config},
 };
 
@@ -42,11 +43,16 @@ pub(crate) struct Client {
 
 impl Client {
     /// Connects to the controller of the context of this name, or of the current one.
-    pub(crate) async fn connect(home: &Home, context: Option<&str>, stale: &Stale) -> Result<Self, Error> {
+    pub(crate) async fn connect(
+        network: Arc<dyn Network>,
+        home: &Home,
+        context: Option<&str>,
+        stale: &Stale,
+    ) -> Result<Self, Error> {
         let context = home.context(context)?;
         let keys = Keys::of(home.state(&context.name)?);
         let credential = keys.credential()?;
-        let channel = Marked { channel: dial(&context, &credential).await?, stale: stale.clone() };
+        let channel = Marked { channel: dial(network, &context, &credential).await?, stale: stale.clone() };
         Ok(Self { context, keys, channel })
     }
 
@@ -110,11 +116,15 @@ impl Service<http::Request<Body>> for Marked {
     }
 }
 
-async fn dial(context: &Context, credential: &Credential) -> Result<Channel, Error> {
+async fn dial(
+    network: Arc<dyn Network>,
+    context: &Context,
+    credential: &Credential,
+) -> Result<Channel, Error> {
     let roots = certificates_from_pem(&context.settings.roots)
         .map_err(|_| Error::Enrolment("the context holds no CA certificate".to_owned()))?;
     let tls = client_config(ServerTrust::Roots(roots), Some(credential))?;
     let address = Address::from_str(&context.settings.address)
         .map_err(|source| Error::Address { place: "context", source })?;
-    connect(address, tls, Keepalive::default()).await.map_err(Error::Connect)
+    connect_over(network, address, tls, Keepalive::default()).await.map_err(Error::Connect)
 }

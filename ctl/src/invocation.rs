@@ -1,10 +1,13 @@
 //! What one call of `vigiectl` has around it: streams, folders, a person at the terminal or none, and Ctrl-C.
 
+use std::sync::Arc;
+
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _},
     sync::watch,
 };
 use vigie_proto::text::escape;
+use vigie_transport::network::Network;
 
 use crate::{
     cli::Global,
@@ -24,7 +27,13 @@ pub struct Surroundings {
     /// The name that a login goes by where none is given.
     pub user: String,
     pub interrupt: Interrupt,
+    /// What the controller is reached through.
+    pub network: Arc<dyn Network>,
+    pub clock: Clock,
 }
+
+/// What time it is, in Unix milliseconds.
+pub type Clock = fn() -> i64;
 
 /// Which streams are a terminal, and what it can do.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +83,8 @@ pub(crate) struct Invocation {
     pub(crate) yes_destroy: bool,
     pub(crate) user: String,
     pub(crate) interrupt: Interrupt,
+    network: Arc<dyn Network>,
+    clock: Clock,
     stdin: Box<dyn AsyncBufRead + Send + Unpin>,
     asks: bool,
     /// Written by every answer of the controller's.
@@ -93,6 +104,8 @@ impl Invocation {
             yes_destroy: global.yes_destroy,
             user: surroundings.user,
             interrupt: surroundings.interrupt,
+            network: surroundings.network,
+            clock: surroundings.clock,
             stdin: surroundings.stdin,
             asks: surroundings.terminal.asks,
             stale: Stale::default(),
@@ -101,7 +114,17 @@ impl Invocation {
 
     /// Connects to the controller of the context in use.
     pub(crate) async fn connect(&self) -> Result<Client, Error> {
-        Client::connect(&self.home, self.context.as_deref(), &self.stale).await
+        Client::connect(self.network(), &self.home, self.context.as_deref(), &self.stale).await
+    }
+
+    /// What the controller is reached through.
+    pub(crate) fn network(&self) -> Arc<dyn Network> {
+        Arc::clone(&self.network)
+    }
+
+    /// What time it is, in Unix milliseconds.
+    pub(crate) fn now_ms(&self) -> i64 {
+        (self.clock)()
     }
 
     /// Says that what was shown may be behind, where the controller says so.

@@ -29,7 +29,7 @@ use cli::Cli;
 pub use context::Home;
 pub use error::Error;
 use invocation::Invocation;
-pub use invocation::{Interrupt, Surroundings, Terminal};
+pub use invocation::{Clock, Interrupt, Surroundings, Terminal};
 pub use output::Stream;
 use output::{Format, Output, look::Look};
 use vigie_view::exit;
@@ -43,6 +43,7 @@ where
     A: Into<OsString> + Clone,
 {
     let terminal = surroundings.terminal;
+    let now_ms = (surroundings.clock)();
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => return explain(&error, surroundings),
@@ -52,7 +53,7 @@ where
         colour: is_terminal && terminal.colour,
         width: terminal.width,
         wide: format == Format::Wide,
-        now_ms: now_ms(),
+        now_ms,
         zone: None,
     };
     let mut surroundings = surroundings;
@@ -94,8 +95,8 @@ fn explain(error: &clap::Error, mut surroundings: Surroundings) -> Exit {
     if error.use_stderr() { Exit::Usage } else { Exit::Ok }
 }
 
-/// Unix milliseconds.
-fn now_ms() -> i64 {
+/// The system's clock, in Unix milliseconds.
+pub fn now_ms() -> i64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }

@@ -5,9 +5,11 @@ use std::{
     io::{self, IsTerminal as _},
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
 };
 
 use tokio::{io::BufReader, runtime::Runtime};
+use vigie_transport::network::System;
 use vigiectl::{Exit, Home, Interrupt, Surroundings, Terminal};
 
 fn main() -> ExitCode {
@@ -57,6 +59,8 @@ fn surroundings(home: Home, interrupt: Interrupt) -> Surroundings {
         home,
         user: user().unwrap_or_default(),
         interrupt,
+        network: Arc::new(System),
+        clock: vigiectl::now_ms,
     }
 }
 

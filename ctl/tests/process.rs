@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use vigie_transport::network::System;
 use vigiectl::{Exit, Home, Interrupt, Surroundings, Terminal};
 
 /// What was written, readable while the program still holds its end.
@@ -44,6 +45,8 @@ async fn call(home: &Path, line: &str, stdin: &'static str) -> (Exit, String, St
         home: Home::under(home),
         user: "ana".to_owned(),
         interrupt,
+        network: Arc::new(System),
+        clock: vigiectl::now_ms,
     };
     let exit = vigiectl::run(line.split_whitespace(), surroundings).await;
     (exit, stdout.text(), stderr.text())

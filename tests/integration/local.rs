@@ -17,6 +17,7 @@ fn is_root() -> bool {
 }
 
 /// Whether a test shows nothing here, which is said. In CI nothing is left out.
+#[allow(clippy::print_stderr, reason = "it says what is left out")]
 fn lacks_root() -> bool {
     assert!(is_root() || std::env::var_os("CI").is_none(), "CI runs as root, which may change a host");
     if !is_root() {

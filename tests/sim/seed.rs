@@ -74,7 +74,11 @@ pub(crate) fn run(seed: u64, mutant: Option<Mutant>) -> Ran {
     // The controller's machine knows the world that knows the controller.
     drop(world.controller.send_replace(None));
     drop(runtime);
-    assert_eq!(Arc::strong_count(&world), 1, "something outlives its seed, and a night would not fit into memory");
+    assert_eq!(
+        Arc::strong_count(&world),
+        1,
+        "something outlives its seed, and a night would not fit into memory"
+    );
     let mut violations = world.violations();
     PANICS.with_borrow_mut(|panics| violations.append(panics));
     let totals = std::mem::take(&mut world.ledger().totals);

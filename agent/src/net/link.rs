@@ -19,7 +19,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 use vigie_proto::v1::{FromAgent, ToAgent, from_agent, link_client::LinkClient, to_agent};
-use vigie_transport::client::{Address, ConnectError, Keepalive, connect, explain};
+use vigie_transport::{
+    client::{Address, ConnectError, Keepalive, connect_over, explain},
+    network::{Network, System},
+};
 
 use super::{
     backoff::{Backoff, chance, scaled},
@@ -42,8 +45,13 @@ const SKEW_MS: u64 = 5_000;
 /// Messages that wait for the network.
 const WAITING: usize = 64;
 
+/// Numbers that nobody can foresee, drawn evenly.
+pub type Chance = Arc<dyn Fn() -> u64 + Send + Sync>;
+
 /// The network half of a running agent.
 pub struct Link {
+    network: Arc<dyn Network>,
+    chance: Chance,
     address: Address,
     tls: Arc<ClientConfig>,
     keepalive: Keepalive,
@@ -132,7 +140,14 @@ impl Link {
         inbox: mpsc::Sender<Inbox>,
         outbox: mpsc::Receiver<Outbox>,
     ) -> Self {
-        Self { address, tls, keepalive, inbox, outbox }
+        let (network, chance) = (Arc::new(System), Arc::new(chance));
+        Self { network, chance, address, tls, keepalive, inbox, outbox }
+    }
+
+    /// Over another network than the system's, and with other chance: what a simulation decides.
+    #[must_use]
+    pub fn over(self, network: Arc<dyn Network>, chance: Chance) -> Self {
+        Self { network, chance, ..self }
     }
 
     /// Keeps a session until `stop`.
@@ -152,8 +167,8 @@ impl Link {
             backoff.lasted(since.map_or(Duration::ZERO, |since: Instant| since.elapsed()));
             let delay = match &ended {
                 Ended::HostGone => return,
-                Ended::Drain(after) => *after + scaled(Duration::from_millis(500), chance()),
-                _ => backoff.next(ended.is_permanent(), chance()),
+                Ended::Drain(after) => *after + scaled(Duration::from_millis(500), (self.chance)()),
+                _ => backoff.next(ended.is_permanent(), (self.chance)()),
             };
             log.say(&self.address, &ended, delay);
             tokio::select! {
@@ -166,7 +181,8 @@ impl Link {
 
     /// One session, from dialling to its end; `since` when the controller welcomed it.
     async fn session(&mut self, since: &mut Option<Instant>) -> Ended {
-        let dial = connect(self.address.clone(), Arc::clone(&self.tls), self.keepalive);
+        let network = Arc::clone(&self.network);
+        let dial = connect_over(network, self.address.clone(), Arc::clone(&self.tls), self.keepalive);
         let channel = tokio::select! {
             channel = dial => match channel {
                 Ok(channel) => channel,
@@ -191,8 +207,9 @@ impl Link {
             Err(_) => return Ended::Silent,
         };
         let outputs = Outputs::new(client);
-        // Each goes on while the other waits: neither direction can hold up the other one.
+        // Each goes on while the other waits: neither direction can hold up the other one, whichever is asked first.
         tokio::select! {
+            biased;
             ended = receive(incoming, &self.inbox, &self.address, since) => ended,
             ended = send(&mut self.outbox, &sender, outputs) => ended,
         }

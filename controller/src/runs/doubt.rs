@@ -64,7 +64,9 @@ impl Runs {
     async fn amend(&self, run: RunId, word: Input) -> Result<RunSummary, RunsError> {
         let mut overtaken_at = 0;
         loop {
-            let mandate = self.0.store.closed_run(run).await?.ok_or_else(|| self.not_live())?;
+            let Some(mandate) = self.0.store.closed_run(run).await? else {
+                return Err(self.not_live(run).await);
+            };
             let state = self.state(run).await?;
             let decision = decided(&state, word.clone(), self.0.clock.now_ms());
             if let Some(rejected) = decision.rejections.iter().flatten().next() {
@@ -74,8 +76,8 @@ impl Runs {
             if decision.events.is_empty() {
                 return Ok(summary);
             }
-            let mandate = mandate.claiming(claim::of(&state));
-            let mandate = claim::for_decision(&mandate, &decision, Claim::Observing);
+            let mandate =
+                claim::for_decision(&mandate.claiming(claim::of(&state)), &decision, Claim::Observing);
             match self.0.store.append(&mandate, &decision.events, &summary, &[]).await {
                 // Another word came first, and this one is decided on behind it.
                 Err(StoreError::Overtaken { .. }) if state.last_seq() > overtaken_at => {

@@ -33,7 +33,7 @@ use tracing::Instrument as _;
 use vigie_proto::{
     id::RunId,
     v1::{
-        Opened, Owned, RunEvent, RunMode, RunSpec, RunSummary, RunbookCall, Selector, Signature,
+        Opened, Owned, RunEvent, RunMode, RunPhase, RunSpec, RunSummary, RunbookCall, Selector, Signature,
         run_event::Event, run_spec::Kind,
     },
 };
@@ -461,11 +461,16 @@ impl Runs {
     async fn say(&self, _: &Entry, run: RunId, word: Input) -> Result<RunSummary, RunsError> {
         let inputs = self.live().get(&run).map(Live::inputs);
         let Some(inputs) = inputs else {
-            return Err(self.not_live());
+            return Err(self.not_live(run).await);
         };
         let (reply, answer) = oneshot::channel();
-        inputs.send(Turn::word(word, reply)).await.map_err(|_| self.not_live())?;
-        answer.await.unwrap_or_else(|_| Err(self.not_live()))
+        if inputs.send(Turn::word(word, reply)).await.is_err() {
+            return Err(self.not_live(run).await);
+        }
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.not_live(run).await),
+        }
     }
 
     /// Whether a run has a driver.
@@ -473,9 +478,17 @@ impl Runs {
         self.live().contains_key(&run)
     }
 
-    /// A run without a driver is closed, or the controller stops.
-    fn not_live(&self) -> RunsError {
-        if self.0.stop.is_cancelled() { RunsError::Stopping } else { run::Rejected::Closed.into() }
+    /// Why a run has no driver: it is closed, the controller stops, or it is open and nobody drives it here.
+    async fn not_live(&self, run: RunId) -> RunsError {
+        if self.0.stop.is_cancelled() {
+            return RunsError::Stopping;
+        }
+        match self.0.store.run(run).await {
+            // Whoever gave their word to it has to give it again, and must not take it for ended.
+            Ok(Some(summary)) if summary.phase() != RunPhase::Closed => RunsError::Undriven,
+            Ok(_) => run::Rejected::Closed.into(),
+            Err(error) => error.into(),
+        }
     }
 
     async fn conclude(

@@ -43,6 +43,11 @@ pub trait Weather: Send + Sync + 'static {
         false
     }
 
+    /// Whether a controller may no longer write into a run that another one took over.
+    fn fences(&self) -> bool {
+        true
+    }
+
     /// At the moment at which events of a run are committed.
     fn appended(&self, _run: RunId, _events: &[RunEvent], _summary: &RunSummary) {}
 }
@@ -296,7 +301,7 @@ impl Tables {
     ) -> Result<(), StoreError> {
         let Some(first) = events.first() else { return Ok(()) };
         let expected = first.seq.saturating_sub(1);
-        let known = self.runs.get_mut(&run).filter(|known| known.last_seq == expected);
+        let known = self.runs.get_mut(&run).filter(|known| known.last_seq == expected || !weather.fences());
         let known = known.ok_or(StoreError::Overtaken { run, expected })?;
         let mut seqs = BTreeSet::new();
         if !events.iter().all(|event| seqs.insert(event.seq)) {

@@ -54,6 +54,7 @@ async fn open(
 
 /// Gives out what came of a run of a runbook.
 pub(super) fn show(invocation: &mut Invocation, run: &RunView, operator: &str) -> Result<(), Error> {
+    let now_ms = invocation.now_ms();
     let output = &mut invocation.output;
     if !output.format.is_text() {
         return output.document(&view::diagnose_json::document(run), "targets");
@@ -69,7 +70,7 @@ pub(super) fn show(invocation: &mut Invocation, run: &RunView, operator: &str) -
         && let Some(planned) = run.plan.as_ref().filter(|planned| !planned.leaves.is_empty())
     {
         // Nobody signs it, and yet it is shown from the bytes: what cannot be read is not shown as if it could.
-        let plan = Plan::examine(run, None, operator)?;
+        let plan = Plan::examine(run, None, operator, now_ms)?;
         text = view::diagnose::body(run, &look);
         text.push_str(&view::plan::text(run, planned, &plan.manifest, &plan.leaves, &look));
         text.push('\n');

@@ -3,7 +3,7 @@
 //! The first operator's trust list names that operator alone and is signed with the key that it names; its digest is
 //! kept, and goes into every host's token.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use data_encoding::HEXLOWER;
 use prost::Message as _;
@@ -18,9 +18,10 @@ use vigie_proto::{
     },
 };
 use vigie_transport::{
-    client::{Address, Keepalive, connect},
+    client::{Address, Keepalive, connect_over},
     credential::{Credential, certificates_to_pem, read_private},
     identity::{Identity, Role},
+    network::Network,
     pin::Pin,
     tls::{ServerTrust, client_config},
 };
@@ -55,7 +56,7 @@ pub(super) async fn run(invocation: &mut Invocation, login: Login) -> Result<Exi
         trust_list: Some(trust_list),
         operator_name: name.clone(),
     };
-    let response = enrol(&token, request).await?;
+    let response = enrol(invocation.network(), &token, request).await?;
     let settings = check(&response, &token, &name, trust_list_digest)?;
     let chain = response.certificate_chain.into_iter().map(Into::into).collect();
     let credential = Credential::new(chain, pending.tls).map_err(Error::Certificate)?;
@@ -114,11 +115,15 @@ fn first_trust_list(name: &str, key: &SigningKey) -> SignedTrustList {
     SignedTrustList { trust_list, signatures }
 }
 
-async fn enrol(token: &Token, request: EnrolRequest) -> Result<EnrolResponse, Error> {
+async fn enrol(
+    network: Arc<dyn Network>,
+    token: &Token,
+    request: EnrolRequest,
+) -> Result<EnrolResponse, Error> {
     let address: Address =
         token.address.parse().map_err(|source| Error::Address { place: "token", source })?;
     let tls = client_config(ServerTrust::Pinned(Pin::from_bytes(token.ca_pin)), None)?;
-    let channel = connect(address, tls, Keepalive::default()).await.map_err(Error::Connect)?;
+    let channel = connect_over(network, address, tls, Keepalive::default()).await.map_err(Error::Connect)?;
     let answer = EnrolmentClient::new(channel).enrol(request).await;
     Ok(answer.map_err(Error::rpc("the token was not redeemed"))?.into_inner())
 }

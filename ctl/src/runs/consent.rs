@@ -85,7 +85,12 @@ pub(crate) struct Plan {
 impl Plan {
     /// Holds the run's latest plan against all that is known here. `asked` is the request from this machine's own
     /// ledger, where the run was opened here.
-    pub(crate) fn examine(view: &RunView, asked: Option<&RunSpec>, operator: &str) -> Result<Self, Distrust> {
+    pub(crate) fn examine(
+        view: &RunView,
+        asked: Option<&RunSpec>,
+        operator: &str,
+        now_ms: i64,
+    ) -> Result<Self, Distrust> {
         let planned = view.plan.clone().unwrap_or_default();
         let (batch, manifest, leaves) =
             Batch::from_parts(planned.manifest, planned.leaves).map_err(Distrust::Batch)?;
@@ -103,8 +108,7 @@ impl Plan {
         let bound = runbook(view, &manifest, spec)?;
         // A plan that is kept back must not come to life later.
         let (begins, ends) = (manifest.not_before_ms, manifest.not_after_ms);
-        if ends.saturating_sub(begins) > MAX_WINDOW_MS || ends > crate::now_ms().saturating_add(MAX_WINDOW_MS)
-        {
+        if ends.saturating_sub(begins) > MAX_WINDOW_MS || ends > now_ms.saturating_add(MAX_WINDOW_MS) {
             return Err(Distrust::Window(moment(ends)));
         }
         let mut shown = BTreeSet::new();
@@ -351,7 +355,7 @@ mod tests {
             Planned { manifest: batch.manifest().to_vec(), leaves: batch.leaves().to_vec(), ..planned };
         let seq = view.last_seq + 1;
         view.apply(RunEvent { seq, at_ms: 0, event: Some(Event::Planned(planned)) });
-        Plan::examine(&view, Some(&fleet.spec), "ana")
+        Plan::examine(&view, Some(&fleet.spec), "ana", crate::now_ms())
     }
 
     fn exec() -> Option<Request> {
@@ -478,7 +482,8 @@ mod tests {
     fn another_request_than_ours_is_refused() {
         let fleet = fixtures::restart_operation();
         let asked = RunSpec { timeout_ms: 1, ..fleet.spec.clone() };
-        assert_eq!(Plan::examine(&fleet.planned(), Some(&asked), "ana").unwrap_err(), Distrust::OtherRequest);
+        let refused = Plan::examine(&fleet.planned(), Some(&asked), "ana", crate::now_ms()).unwrap_err();
+        assert_eq!(refused, Distrust::OtherRequest);
     }
 
     #[test]
@@ -486,6 +491,6 @@ mod tests {
         let fleet = fixtures::restart_operation();
         let mut view = fleet.planned();
         view.plan.as_mut().unwrap().leaves[0].push(0);
-        assert!(matches!(Plan::examine(&view, None, "ana"), Err(Distrust::Batch(_))));
+        assert!(matches!(Plan::examine(&view, None, "ana", crate::now_ms()), Err(Distrust::Batch(_))));
     }
 }

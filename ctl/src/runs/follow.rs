@@ -265,13 +265,14 @@ impl<'a> Follower<'a> {
             }
             return Ok(());
         };
-        let plan = Plan::examine(&self.view, signer.asked.as_ref(), &signer.operator)?;
+        let plan =
+            Plan::examine(&self.view, signer.asked.as_ref(), &signer.operator, self.invocation.now_ms())?;
         if plan.bytes() == self.asked_about {
             return Ok(());
         }
         // One plan at a time: a second one that is asked for while the first may still start would do it all twice.
         let signed_until = signer.ledger.signed_until(signer.run, plan.bytes(), &plan.places(&self.view))?;
-        if let Some(until) = signed_until.filter(|until| crate::now_ms() <= *until) {
+        if let Some(until) = signed_until.filter(|until| self.invocation.now_ms() <= *until) {
             return Err(Distrust::SignedAlready(moment(until)).into());
         }
         Pins::of(&signer.state)?.check(plan.hosts(&self.view))?;
@@ -321,7 +322,7 @@ impl<'a> Follower<'a> {
 
     async fn sign(&mut self, plan: &Plan) -> Result<(), Error> {
         let Some(signer) = &self.signer else { return Ok(()) };
-        let now_ms = crate::now_ms();
+        let now_ms = self.invocation.now_ms();
         let prepared_at = self.view.prepared_at_ms().filter(|_| plan.loses());
         if prepared_at.is_some_and(|at| now_ms - at > LONGEST_LOOK_MS) {
             self.invocation.output.say("What was shown is too old by now: it is looked at anew.");
@@ -333,7 +334,7 @@ impl<'a> Follower<'a> {
             false => plan.manifest.not_after_ms.saturating_add(CLOCK_ALLOWANCE_MS),
         };
         // Before anything is sent: whoever comes after a crash has to know.
-        signer.ledger.sign(signer.run, plan.bytes(), until_ms, &plan.places(&self.view))?;
+        signer.ledger.sign(signer.run, plan.bytes(), until_ms, &plan.places(&self.view), now_ms)?;
         vigie_failpoint::reached("ctl.signing");
         Pins::of(&signer.state)?.remember(plan.hosts(&self.view))?;
         let signature = plan.sign(&signer.key);

@@ -18,7 +18,6 @@ use vigie_transport::credential::write_private;
 use crate::{
     context::{forget, make},
     error::Error,
-    now_ms,
 };
 
 /// How long a request is kept: nobody resumes an older run, and what came of it is in the controller's log.
@@ -45,10 +44,10 @@ impl Ledger {
     }
 
     /// Writes a request down, synced to the disk, and forgets those that are too old.
-    pub(crate) fn write(&self, run: RunId, request: &SubmitRunRequest) -> Result<(), Error> {
+    pub(crate) fn write(&self, run: RunId, request: &SubmitRunRequest, now_ms: i64) -> Result<(), Error> {
         make(&self.folder)?;
         write_private(&self.file(run), &request.encode_to_vec())?;
-        for old in self.known().into_iter().filter(|known| known.made_at_ms() < now_ms() - KEPT_MS) {
+        for old in self.known().into_iter().filter(|known| known.made_at_ms() < now_ms - KEPT_MS) {
             forget(&self.file(old))?;
             forget(&self.signature(old))?;
         }
@@ -74,12 +73,13 @@ impl Ledger {
         manifest: &[u8],
         until_ms: i64,
         places: &[String],
+        now_ms: i64,
     ) -> Result<(), Error> {
         make(&self.folder)?;
         let kept = self
             .signed(run)?
             .into_iter()
-            .filter(|signed| signed.until_ms >= now_ms() && !places.contains(&signed.place));
+            .filter(|signed| signed.until_ms >= now_ms && !places.contains(&signed.place));
         let plan = HEXLOWER.encode(&digest(manifest));
         let signed = kept.chain(places.iter().map(|place| SignedOrder {
             plan: plan.clone(),
@@ -156,6 +156,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::now_ms;
 
     #[test]
     fn what_was_asked_is_found_again() {
@@ -164,17 +165,18 @@ mod tests {
         let (run, old) = (RunId::new(), "01800000-0000-7000-8000-000000000000".parse().unwrap());
         let spec = RunSpec { timeout_ms: 7, ..Default::default() };
         for id in [old, run] {
-            ledger.write(id, &SubmitRunRequest { run: id.to_string(), spec: Some(spec.clone()) }).unwrap();
+            let request = SubmitRunRequest { run: id.to_string(), spec: Some(spec.clone()) };
+            ledger.write(id, &request, now_ms()).unwrap();
         }
         assert_eq!(ledger.read(run), Some(spec));
         assert_eq!((ledger.known(), ledger.read(old)), (vec![run], None));
         let (one, two) = (["a/".to_owned()], ["b/".to_owned()]);
         let later = now_ms() + 60_000;
         let until = |manifest: &[u8], places: &[String]| ledger.signed_until(run, manifest, places).unwrap();
-        ledger.sign(run, b"first", later, &one).unwrap();
+        ledger.sign(run, b"first", later, &one, now_ms()).unwrap();
         assert_eq!((until(b"other", &one), until(b"other", &two)), (Some(later), None));
         assert_eq!(until(b"first", &one), None, "the same plan is the same orders");
-        ledger.sign(run, b"second", later + 1, &two).unwrap();
+        ledger.sign(run, b"second", later + 1, &two, now_ms()).unwrap();
         assert_eq!(until(b"second", &one), Some(later));
         ledger.forget(run).unwrap();
         assert_eq!((ledger.known(), ledger.read(run)), (Vec::new(), None));
@@ -187,7 +189,7 @@ mod tests {
         let ledger = Ledger::of(folder.path());
         let (run, places) = (RunId::new(), ["a/".to_owned()]);
         let later = now_ms() + 60_000;
-        ledger.sign(run, b"first", later, &places).unwrap();
+        ledger.sign(run, b"first", later, &places, now_ms()).unwrap();
         let path = ledger.signature(run);
         let whole = fs::read(&path).unwrap();
         let damages: [&[u8]; 3] = [b"\xff\xfe", b"soon a b", &whole[..whole.len() - 40]];
@@ -196,7 +198,7 @@ mod tests {
             let error = ledger.signed_until(run, b"other", &places).unwrap_err();
             assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
             assert!(error.hint().is_some());
-            assert!(ledger.sign(run, b"other", later, &places).is_err());
+            assert!(ledger.sign(run, b"other", later, &places, now_ms()).is_err());
         }
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();

@@ -24,7 +24,7 @@ pub(crate) async fn submit(
     let run = RunId::new();
     let request = SubmitRunRequest { run: run.to_string(), spec: Some(spec) };
     let ledger = Ledger::of(&invocation.home.state(&client.context.name)?);
-    ledger.write(run, &request)?;
+    ledger.write(run, &request, invocation.now_ms())?;
     vigie_failpoint::reached("ctl.submitting");
     match send(invocation, client, run, request).await {
         Ok(()) => Ok(run),

@@ -17,6 +17,7 @@ use rustls::ClientConfig;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
+use crate::network::{Network, System};
 pub use address::{Address, AddressError};
 pub use error::{ConnectError, Stage, explain};
 
@@ -52,8 +53,18 @@ pub async fn connect(
     tls: Arc<ClientConfig>,
     keepalive: Keepalive,
 ) -> Result<Channel, ConnectError> {
+    connect_over(Arc::new(System), address, tls, keepalive).await
+}
+
+/// The same over any network.
+pub async fn connect_over(
+    network: Arc<dyn Network>,
+    address: Address,
+    tls: Arc<ClientConfig>,
+    keepalive: Keepalive,
+) -> Result<Channel, ConnectError> {
     let endpoint = endpoint(&address, keepalive)?;
-    let dial = service_fn(move |_| connector::dial(address.clone(), Arc::clone(&tls)));
+    let dial = service_fn(move |_| connector::dial(Arc::clone(&network), address.clone(), Arc::clone(&tls)));
     endpoint.connect_with_connector(dial).await.map_err(ConnectError::from_transport)
 }
 

@@ -6,6 +6,7 @@
 //! - [`identity`], [`pin`]: who a certificate names, and which CA an agent trusts before it has one;
 //! - [`credential`]: private keys and chains, and how they rest on a disk;
 //! - [`tls`]: the rustls configurations, with the checks that webpki cannot make;
+//! - [`network`]: the sockets below all that, the system's or a simulation's;
 //! - [`server`]: the listener in front of tonic, and every HTTP/2 limit;
 //! - [`client`]: the connector behind tonic's channel, and errors that say what to do.
 //!
@@ -17,6 +18,7 @@ mod certificate;
 pub mod client;
 pub mod credential;
 pub mod identity;
+pub mod network;
 pub mod pin;
 pub mod server;
 pub mod tls;

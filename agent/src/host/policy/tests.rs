@@ -1,4 +1,4 @@
-use std::{fs, io::Write as _, os::unix::fs::PermissionsExt as _};
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use proptest::prelude::*;
 use vigie_proto::v1::{ComposeRestartRequest, ComposeUpRequest, ExecRequest, UnitRestartRequest};
@@ -161,10 +161,11 @@ fn a_file_is_read_again_when_it_changes_and_not_believed_when_others_can_write_i
 }
 
 #[test]
+#[allow(clippy::print_stderr, reason = "it says what is left out")]
 fn a_policy_of_another_owner_is_not_believed() {
     if !rustix::process::geteuid().is_root() {
         assert!(std::env::var_os("CI").is_none(), "CI runs as root, which may give a file away");
-        writeln!(std::io::stderr(), "skipped: only root can give a file away").unwrap();
+        eprintln!("skipped: only root can give a file away");
         return;
     }
     let folder = tempfile::tempdir().unwrap();

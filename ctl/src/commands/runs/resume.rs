@@ -27,7 +27,7 @@ pub(in crate::commands) async fn run(invocation: &mut Invocation, run: &str) -> 
             _ => return Err(Error::rpc("looking for the run")(status)),
         }
     }
-    let before = crate::now_ms();
+    let before = invocation.now_ms();
     let view = follow::resume(invocation, &client, run).await?;
     if view.closed.is_some() && view.closed_at_ms < before {
         let at = invocation.output.talk.time(view.closed_at_ms);

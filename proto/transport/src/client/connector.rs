@@ -1,16 +1,15 @@
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use tokio::io::AsyncBufReadExt;
-use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{Address, ConnectError, Stage};
+use crate::network::{Network, Socket};
 use crate::tls::HTTP2;
 
 /// For one attempt, from the name to the server's first word.
@@ -18,33 +17,30 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// One attempt to reach a controller.
 pub(super) async fn dial(
+    network: Arc<dyn Network>,
     address: Address,
     tls: Arc<ClientConfig>,
-) -> Result<TokioIo<TlsStream<TcpStream>>, ConnectError> {
+) -> Result<TokioIo<TlsStream<Socket>>, ConnectError> {
     let deadline = Instant::now() + DEADLINE;
-    let tcp = reach(&address, deadline).await?;
-    let secured = timeout_at(deadline, secure(&address, tls, tcp)).await;
+    let socket = reach(&*network, &address, deadline).await?;
+    let secured = timeout_at(deadline, secure(&address, tls, socket)).await;
     secured.unwrap_or_else(|_| Err(ConnectError::timeout(&address, Stage::Tls))).map(TokioIo::new)
 }
 
 /// Resolves and connects. Each address gets its share of the time that is left, so that a dead IPv6
 /// route does not use up what IPv4 needs; the error is the last one's.
-async fn reach(address: &Address, deadline: Instant) -> Result<TcpStream, ConnectError> {
+async fn reach(network: &dyn Network, address: &Address, deadline: Instant) -> Result<Socket, ConnectError> {
     let host = address.host();
-    let resolved = timeout_at(deadline, lookup_host((host.as_str(), address.port())))
+    let candidates = timeout_at(deadline, network.resolve(&host, address.port()))
         .await
         .map_err(|_| ConnectError::timeout(address, Stage::Resolve))?
         .map_err(|source| ConnectError::resolve(address, source))?;
-    let candidates: Vec<SocketAddr> = resolved.collect();
     let mut failure = ConnectError::NoAddress { host };
     for (tried, candidate) in candidates.iter().enumerate() {
         let remaining = deadline.saturating_duration_since(Instant::now());
         let share = remaining / u32::try_from(candidates.len() - tried).unwrap_or(u32::MAX);
-        match timeout_at(Instant::now() + share, TcpStream::connect(candidate)).await {
-            Ok(Ok(tcp)) => {
-                tcp.set_nodelay(true).map_err(|source| ConnectError::tcp(address, source))?;
-                return Ok(tcp);
-            }
+        match timeout_at(Instant::now() + share, network.connect(*candidate)).await {
+            Ok(Ok(socket)) => return Ok(socket),
             Ok(Err(source)) => failure = ConnectError::tcp(address, source),
             Err(_) => failure = ConnectError::timeout(address, Stage::Tcp),
         }
@@ -61,11 +57,11 @@ async fn reach(address: &Address, deadline: Instant) -> Result<TcpStream, Connec
 async fn secure(
     address: &Address,
     tls: Arc<ClientConfig>,
-    tcp: TcpStream,
-) -> Result<TlsStream<TcpStream>, ConnectError> {
+    socket: Socket,
+) -> Result<TlsStream<Socket>, ConnectError> {
     let name = address.server_name().map_err(ConnectError::Address)?;
     let mut stream = TlsConnector::from(tls)
-        .connect(name, tcp)
+        .connect(name, socket)
         .await
         .map_err(|source| ConnectError::handshake(address, source))?;
     if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {

@@ -3,33 +3,25 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::net::sockopt;
 use rustls::ServerConfig;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::listener::Admits;
 use super::peer::{Peer, PeerCertificate, PeerStream};
 use crate::identity::{Identity, IdentityError};
+use crate::network::Socket;
 use crate::tls::HTTP2;
-
-/// When TCP begins to ask after a silent peer, how often, and how many times. HTTP/2's pings notice
-/// sooner; these remain for a connection that a task forgot, which nobody pings.
-const PROBE_AFTER: Duration = Duration::from_secs(60);
-const PROBE_EVERY: Duration = Duration::from_secs(15);
-const PROBES: u32 = 4;
 
 /// Makes an accepted socket into a peer, within `patience`.
 pub(super) async fn handshake(
-    tcp: TcpStream,
+    socket: Socket,
     address: SocketAddr,
     config: Arc<ServerConfig>,
     admits: Admits,
     patience: Duration,
 ) -> Result<PeerStream, HandshakeError> {
-    tune(&tcp).map_err(HandshakeError::Socket)?;
-    let tls = timeout(patience, TlsAcceptor::from(config).accept(tcp))
+    let tls = timeout(patience, TlsAcceptor::from(config).accept(socket))
         .await
         .map_err(|_| HandshakeError::Slow { patience })?
         .map_err(HandshakeError::Tls)?;
@@ -56,22 +48,10 @@ fn admit(admits: Admits, certificate: Option<&PeerCertificate>) -> Result<(), Ha
     }
 }
 
-/// tonic's socket settings do not reach a stream that we accept, so they are made here.
-fn tune(tcp: &TcpStream) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
-    sockopt::set_socket_keepalive(tcp, true)?;
-    sockopt::set_tcp_keepidle(tcp, PROBE_AFTER)?;
-    sockopt::set_tcp_keepintvl(tcp, PROBE_EVERY)?;
-    sockopt::set_tcp_keepcnt(tcp, PROBES)?;
-    Ok(())
-}
-
 /// Why a connection came to nothing. Only the log sees it; the peer gets a TLS alert or a closed
 /// connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HandshakeError {
-    #[error("the socket took no options")]
-    Socket(#[source] io::Error),
     #[error("no handshake within {} s", .patience.as_secs())]
     Slow { patience: Duration },
     #[error("the TLS handshake failed")]

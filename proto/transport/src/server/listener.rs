@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
@@ -19,6 +19,7 @@ use super::handshake::handshake;
 use super::pace::{HANDSHAKES, patience, pause};
 use super::peer::PeerStream;
 use crate::identity::Role;
+use crate::network::{Accept, Socket};
 
 /// Connections that the kernel may hold for us: a whole fleet's, after a restart (Linux caps it at
 /// `somaxconn`, 4096).
@@ -40,7 +41,7 @@ pub enum Admits {
 /// A bound socket whose connections become peers.
 #[derive(Debug)]
 pub struct Listener {
-    tcp: TcpListener,
+    sockets: Box<dyn Accept>,
     /// Written by whoever renews certificates; each connection takes the newest, older ones keep theirs.
     config: watch::Receiver<Arc<ServerConfig>>,
     admits: Admits,
@@ -65,12 +66,21 @@ impl Listener {
 
     /// Takes over a socket that listens already, as one handed over by systemd.
     pub fn new(tcp: TcpListener, config: watch::Receiver<Arc<ServerConfig>>, admits: Admits) -> Self {
-        Self { tcp, config, admits }
+        Self::over(Box::new(tcp), config, admits)
+    }
+
+    /// Accepts from any network.
+    pub fn over(
+        sockets: Box<dyn Accept>,
+        config: watch::Receiver<Arc<ServerConfig>>,
+        admits: Admits,
+    ) -> Self {
+        Self { sockets, config, admits }
     }
 
     /// Where it listens: the port that the system chose, if it was asked to.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
-        self.tcp.local_addr()
+        self.sockets.local_address()
     }
 
     /// Starts accepting. The stream is for tonic's `serve_with_incoming_shutdown`; it neither fails
@@ -89,11 +99,11 @@ impl Listener {
         loop {
             tokio::select! {
                 Some(finished) = handshakes.join_next() => report(finished),
-                accepted = self.tcp.accept(), if handshakes.len() < HANDSHAKES => match accepted {
-                    Ok((tcp, address)) => {
+                accepted = self.sockets.accept(), if handshakes.len() < HANDSHAKES => match accepted {
+                    Ok((socket, address)) => {
                         failures = 0;
                         let patience = patience(handshakes.len());
-                        handshakes.spawn(self.welcome(tcp, address, patience, ready.clone()));
+                        handshakes.spawn(self.welcome(socket, address, patience, ready.clone()));
                     }
                     Err(failure) => {
                         let pause = pause(&failure, failures);
@@ -112,7 +122,7 @@ impl Listener {
     /// and not tonic's.
     fn welcome(
         &self,
-        tcp: TcpStream,
+        socket: Socket,
         address: SocketAddr,
         patience: Duration,
         ready: mpsc::Sender<PeerStream>,
@@ -120,7 +130,7 @@ impl Listener {
         let config = Arc::clone(&self.config.borrow());
         let admits = self.admits;
         async move {
-            match handshake(tcp, address, config, admits, patience).await {
+            match handshake(socket, address, config, admits, patience).await {
                 // A closed channel is a server that stops; the connection closes with it.
                 Ok(stream) => drop(ready.send(stream).await),
                 Err(failure) => debug!(%address, error = &failure as &dyn Error, "a connection was refused"),

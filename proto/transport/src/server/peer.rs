@@ -7,12 +7,12 @@ use std::time::SystemTime;
 
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use crate::certificate::{self, Validity};
 use crate::identity::{Identity, IdentityError};
+use crate::network::Socket;
 
 /// The far end of a connection, as every request on it finds it in its extensions. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -66,12 +66,12 @@ impl PeerCertificate {
 /// An accepted connection: bytes for hyper, and a [`Peer`] for every request.
 #[derive(Debug)]
 pub struct PeerStream {
-    tls: TlsStream<TcpStream>,
+    tls: TlsStream<Socket>,
     peer: Peer,
 }
 
 impl PeerStream {
-    pub(super) fn new(tls: TlsStream<TcpStream>, peer: Peer) -> Self {
+    pub(super) fn new(tls: TlsStream<Socket>, peer: Peer) -> Self {
         Self { tls, peer }
     }
 

@@ -23,7 +23,6 @@ use crate::{
     error::Error,
     exit::Exit,
     invocation::Invocation,
-    now_ms,
     output::look::duration_ms,
     view,
 };
@@ -100,9 +99,10 @@ async fn install(
     standard_policy(invocation, ssh, &machine, wanted).await?;
 
     step(invocation, "starting the agent", steps::start(ssh)).await?;
-    let begun = now_ms();
+    let begun = invocation.now_ms();
     let host = step(invocation, "waiting for the agent's session", connected(client, ssh, name)).await?;
-    done(invocation, &format!("connected after {}", duration_ms(now_ms() - begun)));
+    let took_ms = invocation.now_ms() - begun;
+    done(invocation, &format!("connected after {}", duration_ms(took_ms)));
     Ok(host)
 }
 

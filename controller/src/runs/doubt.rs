@@ -100,3 +100,103 @@ fn decided(state: &State, word: Input, now_ms: i64) -> Decision {
     };
     decide(state, [word], &mut around)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io, path::PathBuf, sync::Arc};
+
+    use async_trait::async_trait;
+    use vigie_proto::v1::{
+        ExecRequest, ExecResult, Owned, Request, RunEvent, RunSpec, RunVerdict, Signature, Target, request,
+        result, run_event::Event, run_spec::Kind,
+    };
+    use vigie_runbook::run::open;
+
+    use super::*;
+    use crate::{
+        clock::SystemClock,
+        fleet::Fleet,
+        runbooks::Runbooks,
+        runs::Evaluation,
+        store::{
+            Store as _,
+            memory::{Disk, Memory, Weather},
+        },
+    };
+
+    /// Whatever is asked of the store, somebody else has a turn before it.
+    struct Turns;
+
+    #[async_trait]
+    impl Weather for Turns {
+        async fn before(&self, _: bool) -> io::Result<()> {
+            tokio::task::yield_now().await;
+            Ok(())
+        }
+
+        async fn after(&self) {}
+    }
+
+    const NOW_MS: i64 = 1_800_000_000_000;
+
+    /// A run of one order on each of two hosts, of which nothing was heard any more.
+    fn lost() -> (Vec<RunEvent>, State) {
+        let exec = ExecRequest { program: "uptime".to_owned(), args: Vec::new() };
+        let request = Request { operation: Some(request::Operation::Exec(exec)) };
+        let spec = RunSpec { kind: Some(Kind::Operation(request)), ..RunSpec::default() };
+        let target = |name: &str| Target {
+            host: HostId::new().to_string(),
+            host_name: name.to_owned(),
+            incarnation: 1,
+            ..Target::default()
+        };
+        let opened = open(spec, "ada", vec![target("vps1"), target("vps2")], None).unwrap();
+        let owned = Owned { epoch: 1, controller: "one".to_owned() };
+        let mut events: Vec<_> = (1..)
+            .zip([Event::Opened(opened), Event::Owned(owned)])
+            .map(|(seq, event)| RunEvent { seq, at_ms: NOW_MS, event: Some(event) })
+            .collect();
+        let mut state = State::fold(RunId::new(), &events).unwrap();
+        let mut decides = |word: Input, now_ms: i64| {
+            let mut around = Surroundings {
+                now_ms,
+                ids: &mut FreshIds,
+                connected: &|_| true,
+                held: &|_, _| None,
+                tries: &|_, _, _| Vec::new(),
+            };
+            let decision = decide(&state, [word], &mut around);
+            assert_eq!(decision.rejections, [None]);
+            state = decision.state;
+            events.extend(decision.events);
+            events.last().unwrap().event.clone().unwrap()
+        };
+        let Event::Planned(plan) = decides(Input::Tick, NOW_MS) else { panic!("a plan comes first") };
+        let (manifest, signatures) = (plan.manifest, vec![Signature::default()]);
+        decides(Input::Signed { manifest, signatures, operator: "ada".to_owned() }, NOW_MS);
+        decides(Input::Tick, NOW_MS + 24 * 3_600_000);
+        assert_eq!(state.closed().unwrap().0, RunVerdict::InDoubt);
+        (events, state)
+    }
+
+    /// Both read the log before either has written into it.
+    #[tokio::test]
+    async fn of_two_late_words_at_once_both_are_kept() {
+        let (events, state) = lost();
+        let run = state.run();
+        let store = Arc::new(Memory::open(Disk::default(), Arc::new(Turns)));
+        let intent = Intent::own("test", "", "");
+        store.open_run(&intent, run, &events, &state.summary()).await.unwrap();
+        let fleet = Fleet::load(store.clone(), Arc::new(SystemClock)).await.unwrap();
+        let runbooks = Runbooks::open(PathBuf::from("/nonexistent"));
+        let runs = Runs::new(store, fleet, runbooks, "one".to_owned(), Evaluation::Aside);
+        let done = Outcome::succeeded(result::Operation::Exec(ExecResult::default()));
+        let orders: Vec<_> = state.tasks().map(|task| (task.host, task.order)).collect();
+        let [(first, one), (second, two)] = orders[..] else { panic!("{orders:?}") };
+        let (a, b) =
+            tokio::join!(runs.hear_late(first, one, run, &done), runs.hear_late(second, two, run, &done));
+        assert!(a.unwrap() && b.unwrap());
+        assert_eq!(runs.state(run).await.unwrap().closed().unwrap().0, RunVerdict::Ok);
+        assert!(!runs.hear_late(first, two, run, &done).await.unwrap(), "another host's order");
+    }
+}

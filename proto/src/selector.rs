@@ -342,7 +342,7 @@ mod tests {
             v1::Selector { all: true, ..written.clone() },
             v1::Selector { hosts: "vps1".to_owned(), ..written.clone() },
             v1::Selector { labels: "env=prod".to_owned(), ..written.clone() },
-            v1::Selector { stack: "shop".to_owned(), ..written.clone() },
+            v1::Selector { stack: "shop".to_owned(), ..written },
         ] {
             assert_eq!(Selector::try_from(&more).unwrap_err(), SelectorError::PlacesAndMore);
         }

@@ -15,7 +15,7 @@ use vigie_controller::{
 };
 use vigie_proto::{
     id::RunId,
-    v1::{RunEvent, RunSummary},
+    v1::{Failure, Outcome, OutcomeStatus, RunEvent, RunSummary, run_event::Event},
 };
 
 use crate::{
@@ -74,6 +74,23 @@ impl Weather for Machine {
 
     fn lies(&self) -> bool {
         self.world.is(Mutant::EarlyCommit)
+    }
+
+    fn shows(&self, run: RunId, events: &mut [RunEvent]) {
+        if !self.world.is(Mutant::HiddenDoubt) || !self.world.ledger().is_closed(run) {
+            return;
+        }
+        let tasks = events.iter_mut().flat_map(|event| match &mut event.event {
+            Some(Event::Ended(ended)) => &mut ended.tasks[..],
+            Some(Event::Resolved(resolved)) => &mut resolved.tasks[..],
+            _ => &mut [],
+        });
+        for outcome in tasks.filter_map(|task| task.outcome.as_mut()) {
+            if outcome.status() == OutcomeStatus::InDoubt {
+                let failure = Failure::new("simulated", "it could not be done");
+                *outcome = Outcome::ended(OutcomeStatus::Failed, failure);
+            }
+        }
     }
 
     fn appended(&self, run: RunId, events: &[RunEvent], summary: &RunSummary) {

@@ -9,6 +9,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test")]
 
+mod aftermath;
 mod agent;
 mod chance;
 mod controller;
@@ -184,4 +185,9 @@ fn a_late_start_is_found() {
 #[test]
 fn a_false_refusal_is_found() {
     finds(Mutant::FalseRefusal, 5, &["it was done"]);
+}
+
+#[test]
+fn a_retry_past_a_doubt_is_found() {
+    finds(Mutant::HiddenDoubt, 100, &["past a doubt"]);
 }

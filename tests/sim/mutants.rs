@@ -16,4 +16,6 @@ pub(crate) enum Mutant {
     StoppedClock,
     /// What the agent's executor returned is told as a refusal.
     FalseRefusal,
+    /// The controller's disk shows what is in doubt of a run that is over as failed.
+    HiddenDoubt,
 }

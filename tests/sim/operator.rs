@@ -14,7 +14,7 @@ use vigie_proto::{
     },
 };
 
-use crate::{controller, link::peer, world::World};
+use crate::{aftermath::AtWork, controller, link::peer, world::World};
 
 pub(crate) const NAME: &str = "ada";
 
@@ -31,9 +31,15 @@ pub(crate) enum Wish {
     Stopped,
     /// A remedy that loses something: a plan and a signature for each wave.
     Stuck,
+    /// A remedy with a step for a person between its orders.
+    ByHand,
 }
 
-pub(crate) const WISHES: [Wish; 5] = [Wish::Exec, Wish::Restart, Wish::Terminate, Wish::Stopped, Wish::Stuck];
+pub(crate) const WISHES: [Wish; 6] =
+    [Wish::Exec, Wish::Restart, Wish::Terminate, Wish::Stopped, Wish::Stuck, Wish::ByHand];
+
+/// How often a run is tried again, at most.
+const RETRIES: usize = 2;
 
 impl Wish {
     fn spec(self) -> RunSpec {
@@ -55,6 +61,7 @@ impl Wish {
             }
             Self::Stopped => call("stopped"),
             Self::Stuck => call("stuck"),
+            Self::ByHand => call("by-hand"),
         };
         // Written out, since an empty selector means nothing.
         let selector = Selector { hosts: "vps[1-5]".to_owned(), ..Default::default() };
@@ -69,26 +76,38 @@ pub(crate) struct Operator {
 }
 
 impl Operator {
-    /// Sees a run through, or goes away in the middle of it.
+    /// Sees a run through, and what it left undone, or goes away in the middle of it.
     pub(crate) async fn work(self) {
         let leaves = self.world.chance().one_in(5);
-        let run = RunId::new().to_string();
-        let name = self.world.name("r", &run);
         match leaves {
             true => {
                 let time = self.world.chance().millis(0..60_000);
-                if tokio::time::timeout(time, self.see_through(&run)).await.is_err() {
-                    self.world.note(format_args!("{name}: its operator goes away"));
+                if tokio::time::timeout(time, self.see_to_the_end()).await.is_err() {
+                    self.world.note(format_args!("{:?}: its operator goes away", self.wish));
                 }
             }
-            false => self.see_through(&run).await,
+            false => self.see_to_the_end().await,
         }
     }
 
-    async fn see_through(&self, run: &str) {
+    async fn see_to_the_end(&self) {
+        let (mut spec, mut at_work) = (self.wish.spec(), None);
+        for _ in 0..=RETRIES {
+            let run = RunId::new();
+            if !self.see_through(&run.to_string(), spec, at_work.take()).await {
+                return;
+            }
+            let after = AtWork::begin(&self.world);
+            let Some(again) = self.again_after(run).await else { return };
+            (spec, at_work) = (again, Some(after));
+        }
+    }
+
+    /// False when the run was not opened. Whoever tries another one again is at work until this one is open.
+    async fn see_through(&self, run: &str, spec: RunSpec, at_work: Option<AtWork>) -> bool {
         let name = self.world.name("r", run);
-        self.world.note(format_args!("{name}: {:?}", self.wish));
-        let spec = self.wish.spec();
+        let tries = if spec.retry_of.is_empty() { "" } else { " again" };
+        self.world.note(format_args!("{name}: {:?}{tries}", self.wish));
         loop {
             let request = SubmitRunRequest { run: run.to_owned(), spec: Some(spec.clone()) };
             let submitted =
@@ -96,12 +115,23 @@ impl Operator {
             match submitted {
                 Some(Ok(_)) => break,
                 Some(Err(status)) if is_refusal(&status) => {
-                    self.world.note(format_args!("{name}: refused: {}", status.message()));
-                    return;
+                    // Not its words: ids stand in them.
+                    let code = status.metadata().get("vigie-code").map_or("", |code| code.to_str().unwrap());
+                    self.world.note(format_args!("{name}: refused: {code}"));
+                    self.world.ledger().count(if at_work.is_some() {
+                        "retries refused"
+                    } else {
+                        "runs refused"
+                    });
+                    return false;
                 }
                 _ => self.world.pause(100..2_000).await,
             }
         }
+        if at_work.is_some() {
+            self.world.ledger().count("retries");
+        }
+        drop(at_work);
         let cancels = self.world.chance().one_in(6);
         let cancelling = async {
             match cancels {
@@ -117,6 +147,7 @@ impl Operator {
             () = self.watch(run) => {}
             () = async { cancelling.await; std::future::pending().await } => {}
         }
+        true
     }
 
     async fn cancel(&self, run: &str) {
@@ -146,12 +177,14 @@ impl Operator {
                 let mut watched = runs.watch_run(request_of(request)).await?.into_inner();
                 while let Some(item) = watched.message().await? {
                     let Some(Item::Event(event)) = item.item else { continue };
-                    after_seq = event.seq;
                     match event.event {
                         Some(Event::Planned(planned)) => self.sign(run, &planned).await,
+                        Some(Event::WaitsOpened(opened)) => self.deed(run, &opened).await,
                         Some(Event::Closed(_)) => return Ok(true),
                         _ => {}
                     }
+                    // Only now: what the controller died of in the middle comes again.
+                    after_seq = event.seq;
                 }
                 Ok::<_, Status>(false)
             };
@@ -206,7 +239,7 @@ impl Operator {
     }
 
     /// Calls the controller; `None` when nobody knows what came of it.
-    async fn call<T>(
+    pub(crate) async fn call<T>(
         &self,
         call: impl AsyncFnOnce(RunsClient<Door>) -> Result<T, Status>,
     ) -> Option<Result<T, Status>> {
@@ -223,18 +256,18 @@ impl Operator {
     }
 }
 
-fn runs_of(process: &controller::Process) -> RunsClient<Door> {
+pub(crate) fn runs_of(process: &controller::Process) -> RunsClient<Door> {
     // As in ctl: an event may hold what a whole wave reported.
     RunsClient::new(process.controller.operators.clone()).max_decoding_message_size(64 * 1024 * 1024)
 }
 
-fn request_of<T>(message: T) -> Request<T> {
+pub(crate) fn request_of<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.extensions_mut().insert(peer(&format!("spiffe://vigie/operator/{NAME}"), NAME.to_owned()));
     request
 }
 
 /// Whether asking again would bring the same answer.
-fn is_refusal(status: &Status) -> bool {
+pub(crate) fn is_refusal(status: &Status) -> bool {
     !matches!(status.code(), Code::Unavailable | Code::Internal | Code::Unknown | Code::ResourceExhausted)
 }

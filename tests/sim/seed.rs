@@ -32,8 +32,11 @@ use crate::{
 };
 
 /// After the faults, everything is over within this: a plan's window, an order's longest time, and the patience with
-/// which its agent's word is waited for, for each of several waves.
-const SETTLES: Duration = Duration::from_secs(3 * 3600);
+/// which its agent's word is waited for, for each of several waves, and for each time that it is tried again.
+const SETTLES: Duration = Duration::from_secs(6 * 3600);
+
+/// What nothing was written in for so long is over, and an outcome that was still on its way has arrived.
+const QUIET: Duration = Duration::from_secs(120);
 
 /// What became of a seed.
 pub(crate) struct Ran {
@@ -144,18 +147,22 @@ async fn live(world: &Arc<World>) {
     }
     faults::befall(world).await;
     let until = Instant::now() + SETTLES;
-    // Every operator has begun by now, and an outcome that is still on its way arrives.
+    // Every operator has begun by now.
+    let mut quiet_since = None;
     loop {
-        sleep(Duration::from_secs(120)).await;
-        let unsettled = world.ledger().unsettled();
-        if unsettled.is_empty() {
+        sleep(QUIET).await;
+        let (unsettled, commits) = {
+            let ledger = world.ledger();
+            (ledger.unsettled(), ledger.commits)
+        };
+        if unsettled.is_empty() && quiet_since == Some(commits) {
             break;
         }
+        quiet_since = unsettled.is_empty().then_some(commits);
         if Instant::now() > until {
             world.violated(format_args!("hangs: {}", unsettled.join(", ")));
             return;
         }
     }
-    sleep(Duration::from_secs(120)).await;
     world.settled();
 }

@@ -48,6 +48,9 @@ pub trait Weather: Send + Sync + 'static {
         true
     }
 
+    /// What is read of a run's events, where the disk shows something else than it has.
+    fn shows(&self, _run: RunId, _events: &mut [RunEvent]) {}
+
     /// At the moment at which events of a run are committed.
     fn appended(&self, _run: RunId, _events: &[RunEvent], _summary: &RunSummary) {}
 }
@@ -474,9 +477,11 @@ impl Store for Memory {
     async fn events(&self, run: RunId, after: u64, limit: u32) -> Result<Vec<RunEvent>, StoreError> {
         let page = |tables: &Tables| {
             let events = tables.events.get(&run).into_iter().flatten();
-            events.filter(|event| event.seq > after).take(limit as usize).cloned().collect()
+            events.filter(|event| event.seq > after).take(limit as usize).cloned().collect::<Vec<_>>()
         };
-        self.read(page).await
+        let mut events = self.read(page).await?;
+        self.weather.shows(run, &mut events);
+        Ok(events)
     }
 
     async fn runs(&self, limit: u32) -> Result<Vec<RunSummary>, StoreError> {

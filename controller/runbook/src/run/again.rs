@@ -125,7 +125,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::run::{Challenge, FreshIds, Input, ProbeKey, Surroundings, decide, open};
+    use crate::run::{Challenge, FreshIds, Input, ProbeKey, Surroundings, decide, doubt::LOST_SIGHT, open};
 
     /// `vps1 · blog`, `vps1 · shop` and `vps2 · shop`.
     fn targets() -> Vec<Target> {
@@ -184,13 +184,17 @@ mod tests {
 
     /// A run of a program whose orders ended so.
     fn closed(statuses: [OutcomeStatus; 3]) -> State {
+        closed_with(statuses.map(ended))
+    }
+
+    fn closed_with(outcomes: [Outcome; 3]) -> State {
         let mut state = opened(exec());
         let manifest = state.plan().unwrap().batch.manifest().to_vec();
         let signatures = vec![SigningKey::from_seed(&[1; 32]).sign(Domain::Manifest, &manifest)];
         input(&mut state, Input::Signed { manifest, signatures, operator: "ada".to_owned() });
         let orders: Vec<_> = state.tasks().map(|task| task.order).collect();
-        for (order, status) in orders.into_iter().zip(statuses) {
-            input(&mut state, Input::Ended { order, outcome: ended(status) });
+        for (order, outcome) in orders.into_iter().zip(outcomes) {
+            input(&mut state, Input::Ended { order, outcome });
         }
         assert!(state.closed().is_some());
         state
@@ -230,6 +234,18 @@ mod tests {
         let mut before = closed([InDoubt; 3]);
         resolve(&mut before, "shop", true);
         assert_eq!([0, 1].map(|target| before.again(target)), [Again::InDoubt, Again::Well]);
+    }
+
+    #[test]
+    fn an_agent_that_does_not_know_undoes_no_persons_look() {
+        let lost = || Outcome::ended(OutcomeStatus::InDoubt, Failure::new(LOST_SIGHT, "not heard of since"));
+        let mut before = closed_with([lost(), lost(), lost()]);
+        resolve(&mut before, "blog", false);
+        let order = before.tasks().next().unwrap().order;
+        input(&mut before, Input::Ended { order, outcome: ended(OutcomeStatus::InDoubt) });
+        assert_eq!(before.again(0), Again::Worth, "somebody looked");
+        input(&mut before, Input::Ended { order, outcome: ended(OutcomeStatus::Succeeded) });
+        assert_eq!(before.again(0), Again::Well, "and its agent knows better");
     }
 
     #[test]

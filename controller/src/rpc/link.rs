@@ -33,8 +33,11 @@ const UNREAD: Duration = Duration::from_secs(30);
 /// Messages between a session and its connection; the fleet's queue is before it.
 const AHEAD: usize = 16;
 
-/// Outcomes in one session that nobody asked for, before the session is ended: each is written into the audit.
+/// Reports in one session about what this host was never asked, before the session is ended.
 const STRAYS: u32 = 100;
+
+/// Outcomes in one session that come too late for their runs, before the session is ended: each is written into the audit.
+const LATE: u32 = 1000;
 
 /// Deeds on the host itself that one session takes note of. What is more stays with the agent until its next one.
 const DEEDS: u32 = 1000;
@@ -204,7 +207,7 @@ struct Reader {
 impl Reader {
     /// Reads until the agent ends the session, or says something that it may not.
     async fn read(&self, mut upstream: Streaming<FromAgent>) -> Result<(), LinkError> {
-        let (mut strays, mut deeds) = (0, 0);
+        let (mut strays, mut late, mut deeds) = (0, 0, 0);
         loop {
             let message = match upstream.message().await {
                 Ok(Some(message)) => message,
@@ -217,7 +220,10 @@ impl Reader {
             self.fleet.heard_of(self.host, self.session);
             let taken = match decode(message)? {
                 Said::Symptoms(symptoms) => {
-                    self.incidents.shows(self.host, symptoms);
+                    // What an earlier session had left on its way is older than what the present one tells, once.
+                    if self.fleet.session(self.host) == Some(self.session) {
+                        self.incidents.shows(self.host, symptoms);
+                    }
                     Taken::Run
                 }
                 Said::State(state) => {
@@ -238,13 +244,13 @@ impl Reader {
                     if deeds <= DEEDS { self.done_here(*done) } else { Taken::Run }
                 }
             };
-            if taken != Taken::Run {
-                strays += 1;
-                if strays > STRAYS {
-                    return Err(LinkError::Malformed(
-                        "too many reports about tasks that this host was not asked",
-                    ));
-                }
+            match taken {
+                Taken::Run => {}
+                Taken::Late => late += 1,
+                Taken::Foreign => strays += 1,
+            }
+            if strays > STRAYS || late > LATE {
+                return Err(LinkError::Malformed("too many reports about tasks that this host was not asked"));
             }
         }
     }

@@ -250,7 +250,9 @@ impl Reader {
                 Taken::Foreign => strays += 1,
             }
             if strays > STRAYS || late > LATE {
-                return Err(LinkError::Malformed("too many reports about tasks that this host was not asked"));
+                return Err(LinkError::Malformed(
+                    "too many reports about tasks that this host was not asked",
+                ));
             }
         }
     }

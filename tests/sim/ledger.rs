@@ -37,8 +37,6 @@ pub(crate) struct Ledger {
     begun_under: BTreeMap<(usize, String), u64>,
     /// What was sent to each host.
     old: BTreeMap<usize, Vec<Execute>>,
-    /// Orders that came again from an earlier controller.
-    replayed: BTreeSet<String>,
     runs: BTreeMap<RunId, Model>,
     /// How often events were committed.
     pub(crate) commits: u64,
@@ -86,7 +84,7 @@ impl Ledger {
     }
 
     /// An order that a controller sent to a host under an epoch that is over: one that did not begin, if there is one.
-    pub(crate) fn stale(&mut self, host: usize) -> Option<Execute> {
+    pub(crate) fn stale(&self, host: usize) -> Option<Execute> {
         let (runs, deeds) = (&self.runs, &self.deeds);
         let has_begun = |execute: &&Execute| deeds.get(&order_of(execute)).is_some_and(|deed| deed.begun > 0);
         let is_old = |execute: &&Execute| {
@@ -94,9 +92,7 @@ impl Ledger {
             let known = runs.values().find(|model| model.state.tasks().any(|task| task.leaf.order == order));
             known.is_some_and(|model| execute.epoch < model.state.epoch())
         };
-        let old = self.old.get(&host)?.iter().filter(is_old).min_by_key(has_begun)?.clone();
-        self.replayed.insert(order_of(&old));
-        Some(old)
+        self.old.get(&host)?.iter().filter(is_old).min_by_key(has_begun).cloned()
     }
 
     /// After a crash of the controller: what its disk has for certain.
@@ -153,6 +149,12 @@ impl Ledger {
 
 fn is_guess(outcome: &Outcome) -> bool {
     outcome.failure.as_ref().is_some_and(|failure| failure.code == LOST_SIGHT)
+}
+
+/// Whether it says that an order did not begin and will not.
+fn never_began(outcome: &Outcome) -> bool {
+    use OutcomeStatus::{Expired, Refused, Unreachable};
+    matches!(outcome.status(), Refused | Expired | Unreachable)
 }
 
 /// Whether it was told by a process that had not seen how the order ended.

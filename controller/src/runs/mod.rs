@@ -159,7 +159,7 @@ impl Runs {
             return self.same(permit, run, &spec, existing).await;
         }
         let opened = self.open(permit.caller().name(), spec.clone())?;
-        self.tries_again(&opened).await?;
+        self.tries_again(run, &opened).await?;
         let intent = Intent::new(
             permit,
             &run.to_string(),

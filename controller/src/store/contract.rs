@@ -29,7 +29,7 @@ macro_rules! on {
                 a_lost_answer_is_repeated_and_a_thief_is_not_served, an_expired_token_enrols_nobody,
                 a_taken_name_needs_a_token_that_replaces, there_is_one_first_operator, a_host_needs_somebody_to_obey,
                 a_refused_certificate_uses_no_token_up, a_run_is_opened_once, events_follow_one_another,
-                runs_are_listed_and_found, remedies_are_remembered_once_a_run, what_was_seen_of_a_host_is_kept, everything_is_there_after_a_restart);
+                runs_are_listed_and_found, a_runs_retries_are_found, remedies_are_remembered_once_a_run, what_was_seen_of_a_host_is_kept, everything_is_there_after_a_restart);
         }
     };
     (@tests $opener:expr; $($test:ident),*) => {$(
@@ -295,6 +295,7 @@ fn summary(run: RunId, last_seq: u64, closed_at_ms: i64) -> RunSummary {
         verdict: 0,
         targets: 3,
         last_seq,
+        retry_of: String::new(),
     }
 }
 
@@ -341,6 +342,27 @@ async fn events_follow_one_another(open: &impl Opener) {
     let twice = [noted.clone(), noted];
     assert!(store.append(&mandate, &twice, &summary(run, 7, 0), &[]).await.is_err());
     assert_eq!(store.run(run).await.unwrap().unwrap().last_seq, 5, "nothing of it happened");
+}
+
+async fn a_runs_retries_are_found(open: &impl Opener) {
+    let store = open().await;
+    let runs: [RunId; 3] = std::array::from_fn(|_| RunId::new());
+    let _ = opened(&*store, runs[0]).await;
+    for again in &runs[1..] {
+        let summary = RunSummary { retry_of: runs[0].to_string(), ..summary(*again, 2, 0) };
+        let OpenedRun::New(mandate) =
+            store.open_run(&intent(), *again, &events(1, 2), &summary).await.unwrap()
+        else {
+            panic!("it is there already");
+        };
+        store
+            .append(&mandate, &events(3, 3), &RunSummary { last_seq: 3, ..summary.clone() }, &[])
+            .await
+            .unwrap();
+        assert_eq!(store.run(*again).await.unwrap().unwrap().retry_of, runs[0].to_string());
+    }
+    assert_eq!(store.retries(runs[0]).await.unwrap(), runs[1..]);
+    assert_eq!(open().await.retries(runs[1]).await.unwrap(), []);
 }
 
 async fn remedies_are_remembered_once_a_run(open: &impl Opener) {

@@ -1,9 +1,10 @@
 //! A store in memory, for the contract's tests and the simulation: what a crash finds uncommitted is gone, and commits
 //! are as slow, as refused and as untrue as the [`Weather`] makes them.
 
+mod weather;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -20,53 +21,13 @@ use super::{
     PendingNotice, RedeemError, Redemption, RemedyTried, Sighting, Store, StoreError, Token, TokenFor,
     model::Verdict, refusal,
 };
+pub use weather::{Calm, Weather};
+
 use crate::{
     audit::{GENESIS, Intent, Kind, Line, Record},
     authority::Certificate,
     error::TokenDenial,
 };
-
-/// What the machine does to the store of one process.
-#[async_trait]
-pub trait Weather: Send + Sync + 'static {
-    /// Before a transaction takes place. May take its time; does not return any more for a process that is dead.
-    ///
-    /// # Errors
-    /// When the transaction fails; then nothing of it has happened.
-    async fn before(&self, writes: bool) -> io::Result<()>;
-
-    /// Between a transaction and its answer.
-    async fn after(&self);
-
-    /// Whether the disk says that something is on it before it is.
-    fn lies(&self) -> bool {
-        false
-    }
-
-    /// Whether a controller may no longer write into a run that another one took over.
-    fn fences(&self) -> bool {
-        true
-    }
-
-    /// What is read of a run's events, where the disk shows something else than it has.
-    fn shows(&self, _run: RunId, _events: &mut [RunEvent]) {}
-
-    /// At the moment at which events of a run are committed.
-    fn appended(&self, _run: RunId, _events: &[RunEvent], _summary: &RunSummary) {}
-}
-
-/// Nothing goes wrong.
-#[derive(Debug, Clone, Copy)]
-pub struct Calm;
-
-#[async_trait]
-impl Weather for Calm {
-    async fn before(&self, _: bool) -> io::Result<()> {
-        Ok(())
-    }
-
-    async fn after(&self) {}
-}
 
 /// What outlives a process. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -496,6 +457,15 @@ impl Store for Memory {
 
     async fn run(&self, run: RunId) -> Result<Option<RunSummary>, StoreError> {
         self.read(|tables| tables.runs.get(&run).cloned()).await
+    }
+
+    async fn retries(&self, run: RunId) -> Result<Vec<RunId>, StoreError> {
+        let run = run.to_string();
+        let tries = |tables: &Tables| {
+            let runs = tables.runs.iter();
+            runs.filter(|(_, known)| known.retry_of == run).map(|(id, _)| *id).collect()
+        };
+        self.read(tries).await
     }
 
     async fn runs_beginning(&self, prefix: &str) -> Result<Vec<RunId>, StoreError> {

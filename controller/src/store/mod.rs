@@ -114,6 +114,9 @@ pub trait Store: Send + Sync + 'static {
     /// One run's summary.
     async fn run(&self, run: RunId) -> Result<Option<RunSummary>, StoreError>;
 
+    /// The runs that try a run again, oldest first.
+    async fn retries(&self, run: RunId) -> Result<Vec<RunId>, StoreError>;
+
     /// At most two runs whose id begins with `prefix`: enough to tell one from several.
     async fn runs_beginning(&self, prefix: &str) -> Result<Vec<RunId>, StoreError>;
 

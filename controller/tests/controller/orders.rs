@@ -274,6 +274,7 @@ async fn nothing_is_tried_again_past_a_doubt() {
     // The same id is the same run also when, asked today, there would be nothing left to try again.
     let again = new_run();
     operator.submit(&again, retry.clone()).await.unwrap();
+    assert_eq!(refused(&mut operator, retry.clone()).await, "not_again", "it is tried again already");
     let plan = planned(&mut operator, &again).await;
     sign(&mut operator, &again, plan.manifest).await.unwrap();
     let order = loop {

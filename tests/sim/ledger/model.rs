@@ -14,7 +14,7 @@ use vigie_proto::{
 };
 use vigie_runbook::run::{State, TargetState};
 
-use super::{Ledger, is_guess};
+use super::{Ledger, is_guess, never_began};
 
 /// A run as its committed events tell it.
 pub(super) struct Model {
@@ -125,7 +125,8 @@ impl Model {
     }
 
     /// A word about an order that has ended: a person's where nobody knows, and once; its agent's where the controller had
-    /// only lost sight of it, and over a person's word only when the agent knows.
+    /// only lost sight of it, where the agent had said that it would not begin, and over a person's word only when the agent
+    /// knows.
     fn resolve(&mut self, resolved: &Resolved, task: &TaskEnded) -> Result<(), String> {
         let outcome = task.outcome.clone().unwrap_or_default();
         let before = self.ended.get(&task.order);
@@ -135,7 +136,8 @@ impl Model {
             true => knows && before.is_some_and(|before| before.status() == OutcomeStatus::InDoubt),
             false => {
                 let spoken_for = self.resolved.contains(&task.order) && self.lost.contains(&task.order);
-                before.is_some_and(is_guess) || (spoken_for && knows)
+                let began_after_all = before.is_some_and(never_began) && !never_began(&outcome);
+                before.is_some_and(is_guess) || (spoken_for && knows) || began_after_all
             }
         };
         if !is_news {
@@ -242,6 +244,14 @@ impl Ledger {
             };
             if well {
                 return Err(format!("{host} {stack} is tried again, and went well"));
+            }
+            let beside = |other: &&Model| {
+                let retries =
+                    other.state.run() != model.state.run() && other.state.spec().retry_of == spec.retry_of;
+                retries && other.state.targets().iter().any(same)
+            };
+            if self.runs.values().find(beside).is_some() {
+                return Err(format!("{host} {stack} is tried again beside another retry"));
             }
         }
         Ok(())

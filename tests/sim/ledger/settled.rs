@@ -7,7 +7,7 @@ use vigie_controller::audit;
 use vigie_proto::v1::{Outcome, OutcomeStatus};
 use vigie_runbook::run::State;
 
-use super::{is_guess, looked_back};
+use super::{is_guess, looked_back, never_began};
 use crate::world::World;
 
 impl World {
@@ -72,8 +72,7 @@ impl World {
                     }
                 }
                 OutcomeStatus::InDoubt => {}
-                // A late message of an earlier controller may do what a failing journal refused and forgot.
-                _ if effects > 0 && !(self.forgot(outcome) && ledger.replayed.contains(order)) => {
+                _ if effects > 0 => {
                     wrong.push(format!("{name} is told as {}, and it was done", outcome.status().word()));
                 }
                 _ => {}
@@ -93,17 +92,13 @@ impl World {
                 match believed.get(&finished.order).map(|(outcome, _)| outcome) {
                     Some(Some(outcome)) if *outcome == told => {}
                     Some(Some(outcome)) if is_guess(outcome) && self.came_late(&finished.order) => {}
+                    // Refused twice: for want of a journal, and when it had one again, for another reason.
+                    Some(Some(outcome)) if never_began(outcome) && never_began(&told) => {}
                     // Its end was told, and the journal could not have it any more: a look at the host is all that a
                     // later process had.
                     Some(Some(outcome))
                         if looked_back(&told)
                             && (looked_back(outcome) || ledger.returned(&finished.order)) => {}
-                    // The same late message of an earlier controller.
-                    Some(Some(outcome))
-                        if self.forgot(outcome) && ledger.replayed.contains(&finished.order) => {}
-                    // Its start could not be synced, so that it was refused; what the failed write left is looked at later.
-                    Some(Some(outcome))
-                        if self.forgot(outcome) && looked_back(&told) && !told.is_success() => {}
                     other => {
                         let other = other
                             .and_then(Option::as_ref)
@@ -124,11 +119,5 @@ impl World {
         for what in wrong {
             self.violated(what);
         }
-    }
-
-    /// Whether a journal refused an order without keeping that.
-    fn forgot(&self, outcome: &Outcome) -> bool {
-        let code = outcome.failure.as_ref().map_or("", |failure| failure.code.as_str());
-        code.starts_with("journal_")
     }
 }

@@ -30,6 +30,8 @@ pub enum NotAgain {
     Well { run: RunId, place: String },
     #[error("nobody knows whether what run {run} ordered has happened on {place}")]
     InDoubt { run: RunId, place: String },
+    #[error("run {run} was tried again on {place} since, by run {by}")]
+    Since { run: RunId, place: String, by: RunId },
 }
 
 /// A target as people name it: `vps1`, or `vps1 · shop` for one of its stacks.
@@ -58,6 +60,12 @@ impl State {
             (Some(Kind::Runbook(_)), _) => is_told(seen),
         };
         if well { Again::Well } else { Again::Worth }
+    }
+
+    /// Where a host and stack stand among the targets.
+    fn position(&self, target: &Target) -> Option<usize> {
+        let is_there = |seen: &Target| (&seen.host, &seen.stack) == (&target.host, &target.stack);
+        self.targets.iter().position(|seen| is_there(&seen.target))
     }
 
     fn is_planned(&self, target: usize) -> bool {
@@ -99,11 +107,7 @@ pub fn may_try_again(before: &State, opened: &Opened) -> Result<(), NotAgain> {
     }
     for target in &opened.targets {
         let place = place_name(target);
-        let index = before
-            .targets()
-            .iter()
-            .position(|seen| (&seen.target.host, &seen.target.stack) == (&target.host, &target.stack));
-        match index.map(|index| before.again(index)) {
+        match before.position(target).map(|index| before.again(index)) {
             None => return Err(NotAgain::Elsewhere { run, place }),
             Some(Again::Well) => return Err(NotAgain::Well { run, place }),
             Some(Again::InDoubt) => return Err(NotAgain::InDoubt { run, place }),
@@ -111,6 +115,22 @@ pub fn may_try_again(before: &State, opened: &Opened) -> Result<(), NotAgain> {
         }
     }
     Ok(())
+}
+
+/// Whether a run may be opened that tries another again, which `since` has tried again as well: not where that one did, since
+/// what became of it there is what counts.
+///
+/// # Errors
+/// When it may not, with the place.
+pub fn may_try_again_beside(since: &State, opened: &Opened) -> Result<(), NotAgain> {
+    match opened.targets.iter().find(|target| since.position(target).is_some()) {
+        Some(target) => Err(NotAgain::Since {
+            run: since.spec().retry_of.parse().unwrap_or_else(|_| since.run()),
+            place: place_name(target),
+            by: since.run(),
+        }),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -226,6 +246,18 @@ mod tests {
         resolve(&mut before, "blog", false);
         assert_eq!(may_try_again(&before, &retry(&before, &[0, 1])), Ok(()));
         assert_eq!(may_try_again(&before, &retry(&before, &[0, 2])), doubt("vps2 · shop"));
+    }
+
+    #[test]
+    fn what_became_of_an_earlier_retry_counts() {
+        use OutcomeStatus::Failed;
+        let before = closed([Failed; 3]);
+        let first = RunEvent { seq: 1, at_ms: 0, event: Some(Event::Opened(retry(&before, &[0, 2]))) };
+        let since = State::fold(RunId::new(), [&first]).unwrap();
+        assert_eq!(may_try_again_beside(&since, &retry(&before, &[1])), Ok(()));
+        let refused = may_try_again_beside(&since, &retry(&before, &[1, 2])).unwrap_err();
+        let place = "vps2 · shop".to_owned();
+        assert_eq!(refused, NotAgain::Since { run: before.run(), place, by: since.run() });
     }
 
     #[test]

@@ -14,11 +14,20 @@ pub(super) const LOST_SIGHT: &str = "lost_sight";
 const STRAYS: usize = 1_000;
 
 /// Whether an agent's word about an order is news although the order has ended: the controller had only lost sight of it, or
-/// a person spoke for an agent that did not. Whoever looked knows more than an agent that does not.
+/// a person spoke for an agent that did not. Whoever looked knows more than an agent that does not. Or the agent had said that it
+/// would not begin, and began all the same: it could not write its refusal down, was started again, and was handed the order
+/// again before the refusal was in the log.
 fn is_open_to_its_agent(task: &Task, word: &Outcome) -> bool {
     let by_a_person = task.is_lost && !task.resolved_by.is_empty();
     let knows = word.status() != OutcomeStatus::InDoubt;
-    task.state == TaskState::Ended && (is_lost(task.outcome.as_ref()) || (by_a_person && knows))
+    let began_after_all = task.outcome.as_ref().is_some_and(never_began) && !never_began(word);
+    task.state == TaskState::Ended
+        && (is_lost(task.outcome.as_ref()) || (by_a_person && knows) || began_after_all)
+}
+
+/// Whether an outcome says that its order did not begin and will not.
+fn never_began(outcome: &Outcome) -> bool {
+    matches!(outcome.status(), OutcomeStatus::Refused | OutcomeStatus::Expired | OutcomeStatus::Unreachable)
 }
 
 /// Whether the controller wrote an outcome because it lost sight of the agent.

@@ -28,7 +28,7 @@ mod waits;
 mod wanted;
 
 pub use act::Holder;
-pub use again::{Again, NotAgain, may_try_again, place_name};
+pub use again::{Again, NotAgain, may_try_again, may_try_again_beside, place_name};
 pub use beside::CHANGES;
 pub use decide::{Decision, Surroundings, decide};
 pub use open::{OpenError, open, scope};

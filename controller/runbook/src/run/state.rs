@@ -517,6 +517,7 @@ impl State {
             verdict: verdict.into(),
             targets: u32::try_from(self.targets.len()).unwrap_or(u32::MAX),
             last_seq: self.last_seq,
+            retry_of: self.spec().retry_of.clone(),
         }
     }
 }

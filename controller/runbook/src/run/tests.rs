@@ -598,6 +598,26 @@ fn an_agent_that_is_back_knows_better() {
     world.crash_closed();
 }
 
+/// A journal that failed could not keep the refusal, and the order was handed over again before the refusal was in the log.
+#[test]
+fn what_an_agent_refused_and_did_all_the_same_is_told_as_done() {
+    let mut world = in_doubt();
+    let orders: Vec<_> = world.state.tasks().map(|task| task.order).collect();
+    let said = |outcome: &Outcome| Input::Ended { order: orders[0], outcome: outcome.clone() };
+    let refused = Outcome::refused(v1::Failure::new("journal_failed", "the disk failed"));
+    world.input(said(&refused)).unwrap();
+    let events = world.events.len();
+    world.input(said(&Outcome::ended(OutcomeStatus::Expired, v1::Failure::new("expired", "late")))).unwrap();
+    assert_eq!(world.events.len(), events, "it did not begin, and that is known");
+    let done = Outcome::succeeded(result::Operation::Exec(v1::ExecResult::default()));
+    world.input(said(&done)).unwrap();
+    assert_eq!(world.state.tasks().next().unwrap().outcome.as_ref(), Some(&done));
+    let events = world.events.len();
+    world.input(said(&refused)).unwrap();
+    assert_eq!(world.events.len(), events, "what was done is not undone by a word");
+    world.crash_closed();
+}
+
 #[test]
 fn what_was_not_sent_can_be_withdrawn() {
     let mut world = World::runbook(2, RunMode::Run);

@@ -232,6 +232,10 @@ impl Store for Sqlite {
         runs::summary(&mut connection, run).await
     }
 
+    async fn retries(&self, run: RunId) -> Result<Vec<RunId>, StoreError> {
+        runs::retries(&self.readers, run).await
+    }
+
     async fn runs_beginning(&self, prefix: &str) -> Result<Vec<RunId>, StoreError> {
         runs::beginning(&self.readers, prefix).await
     }

@@ -162,9 +162,11 @@ fn migrations() -> Migrator {
     let first = include_str!("../../../migrations/0001_first.sql").into_sql_str();
     let incidents = include_str!("../../../migrations/0002_incidents.sql").into_sql_str();
     let remedies = include_str!("../../../migrations/0003_remedies.sql").into_sql_str();
+    let retries = include_str!("../../../migrations/0004_retries.sql").into_sql_str();
     Migrator::with_migrations(vec![
         Migration::new(1, "first".into(), MigrationType::Simple, first, false),
         Migration::new(2, "incidents".into(), MigrationType::Simple, incidents, false),
         Migration::new(3, "remedies".into(), MigrationType::Simple, remedies, false),
+        Migration::new(4, "retries".into(), MigrationType::Simple, retries, false),
     ])
 }

@@ -27,8 +27,8 @@ pub(super) async fn open(
     }
     audit::append(connection, &intent.line(Kind::Done)).await?;
     sqlx::query(
-        "INSERT INTO runs (id, title, operator, opened_at_ms, closed_at_ms, phase, verdict, targets, last_seq)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
+        "INSERT INTO runs (id, title, operator, opened_at_ms, closed_at_ms, phase, verdict, targets, retry_of, last_seq)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
     )
     .bind(run.to_string())
     .bind(&summary.title)
@@ -38,6 +38,7 @@ pub(super) async fn open(
     .bind(summary.phase)
     .bind(summary.verdict)
     .bind(summary.targets)
+    .bind(&summary.retry_of)
     .execute(&mut *connection)
     .await?;
     append(connection, run, events, summary).await?;
@@ -173,6 +174,16 @@ pub(super) async fn summary(
     row.as_ref().map(read).transpose()
 }
 
+pub(super) async fn retries(pool: &SqlitePool, run: RunId) -> Result<Vec<RunId>, StoreError> {
+    let ids: Vec<String> =
+        // As the index has it, which is for those alone that try one.
+        sqlx::query_scalar("SELECT id FROM runs WHERE retry_of = ? AND retry_of != '' ORDER BY id")
+            .bind(run.to_string())
+            .fetch_all(pool)
+            .await?;
+    ids.iter().map(|id| parse(id, WHAT)).collect()
+}
+
 /// `prefix` holds only what an id can hold, so that `~` stands behind every continuation of it.
 pub(super) async fn beginning(pool: &SqlitePool, prefix: &str) -> Result<Vec<RunId>, StoreError> {
     let ids: Vec<String> =
@@ -195,5 +206,6 @@ fn read(row: &SqliteRow) -> Result<RunSummary, StoreError> {
         verdict: row.try_get("verdict")?,
         targets: row.try_get("targets")?,
         last_seq: unsigned(row.try_get("last_seq")?, WHAT)?,
+        retry_of: row.try_get("retry_of")?,
     })
 }

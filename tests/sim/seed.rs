@@ -2,7 +2,6 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
     sync::{Arc, Once},
     time::Duration,
 };
@@ -23,6 +22,7 @@ use vigie_proto::{
     order::{Domain, SigningKey, TrustedKeys, digest},
     v1::{SignedTrustList, TrustList, TrustedOperator},
 };
+use vigie_tests::seeds::Ran;
 
 use crate::{
     agent, controller, faults,
@@ -37,13 +37,6 @@ const SETTLES: Duration = Duration::from_secs(6 * 3600);
 
 /// What nothing was written in for so long is over, and an outcome that was still on its way has arrived.
 const QUIET: Duration = Duration::from_secs(120);
-
-/// What became of a seed.
-pub(crate) struct Ran {
-    pub(crate) violations: Vec<String>,
-    pub(crate) trace: Vec<String>,
-    pub(crate) totals: BTreeMap<&'static str, u64>,
-}
 
 thread_local! {
     /// What panicked on this thread: tasks swallow it.

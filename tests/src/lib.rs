@@ -2,6 +2,7 @@
 
 mod fleet;
 mod program;
+pub mod seeds;
 
 pub use fleet::{AgentProcess, Fleet};
 pub use program::{Said, binary, free_ports, wait_until, wait_within};

@@ -2,7 +2,6 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
     sync::{Arc, LazyLock, Once},
     time::{Duration, SystemTime},
 };
@@ -20,6 +19,7 @@ use vigie_proto::{
     order::{Domain, SigningKey, TrustedKeys, digest},
     v1::{SignedTrustList, TrustList, TrustedOperator},
 };
+use vigie_tests::seeds::Ran;
 use vigie_transport::{
     identity::Role,
     tls::{ServerTrust, client_config},
@@ -46,13 +46,6 @@ const SETTLES: Duration = Duration::from_secs(3 * 3600);
 /// How often it is looked whether all is over, and how long after that the last words may take.
 const LOOKS: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_secs(60);
-
-/// What became of a seed.
-pub(crate) struct Ran {
-    pub(crate) violations: Vec<String>,
-    pub(crate) trace: Vec<String>,
-    pub(crate) totals: BTreeMap<&'static str, u64>,
-}
 
 thread_local! {
     /// What panicked on this thread: tasks swallow it.

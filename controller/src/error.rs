@@ -259,7 +259,7 @@ impl From<RunsError> for Status {
             E::NotAgain(NotAgain::Open(_)) => Answer::new(Code::FailedPrecondition, "not_again", &error)
                 .hint("`vigiectl runs watch RUN` waits for its end, `vigiectl runs cancel RUN` ends it"),
             E::NotAgain(NotAgain::Since { .. }) => Answer::new(Code::FailedPrecondition, "not_again", &error)
-                .hint("`vigiectl runs retry` goes on from there when it is given that run; -H and --stack leave places out"),
+                .hint("give `vigiectl runs retry` that run to go on from there; -H and --stack narrow it to other places"),
             E::NotAgain(NotAgain::OtherRequest(_) | NotAgain::Elsewhere { .. } | NotAgain::Well { .. }) => {
                 Answer::new(Code::FailedPrecondition, "not_again", &error)
                     .hint("`vigiectl runs show RUN` tells how it ended on each host and stack")

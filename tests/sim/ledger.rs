@@ -153,8 +153,11 @@ fn is_guess(outcome: &Outcome) -> bool {
 
 /// Whether it says that an order did not begin and will not.
 fn never_began(outcome: &Outcome) -> bool {
-    use OutcomeStatus::{Expired, Refused, Unreachable};
-    matches!(outcome.status(), Refused | Expired | Unreachable)
+    match outcome.status() {
+        OutcomeStatus::Refused | OutcomeStatus::Expired | OutcomeStatus::Unreachable => true,
+        OutcomeStatus::Cancelled => outcome.started_at_ms == 0,
+        _ => false,
+    }
 }
 
 /// Whether it was told by a process that had not seen how the order ended.

@@ -191,11 +191,6 @@ impl Fleet {
         hosts.iter().map(|(id, known)| (*id, known.row.name.clone(), stacks(known))).collect()
     }
 
-    /// Whether a host has a session.
-    pub fn is_connected(&self, host: HostId) -> bool {
-        self.session(host).is_some()
-    }
-
     /// Whether anything is heard in a host's session; `None` when it has none.
     pub(crate) fn is_answering(&self, host: HostId) -> Option<bool> {
         self.hosts().get(&host)?.session.as_ref().map(|session| session.pulse.is_answering())

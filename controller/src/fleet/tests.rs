@@ -117,16 +117,16 @@ fn drain() -> to_agent::Message {
 async fn the_newest_session_wins_and_its_end_is_the_hosts() {
     let world = World::new().await;
     let mut changes = world.fleet.changes();
-    assert!(!world.fleet.is_connected(world.host));
+    assert!(world.fleet.session(world.host).is_none());
     let mut first = world.attach().await.unwrap();
     assert_eq!(changes.recv().await, Ok(world.host));
     let second = world.attach().await.unwrap();
     assert_eq!(*first.end.wait_for(Option::is_some).await.unwrap(), Some(End::Superseded));
     assert_eq!(world.fleet.session(world.host), Some(second.id));
     drop(first);
-    assert!(world.fleet.is_connected(world.host), "an older session's end takes nothing from the newer");
+    assert!(world.fleet.session(world.host).is_some(), "an older session's end takes nothing from the newer");
     drop(second);
-    assert!(!world.fleet.is_connected(world.host));
+    assert!(world.fleet.session(world.host).is_none());
     let host = world.fleet.host(&operator(), "vps1").unwrap();
     assert!(!host.connected && host.state.is_some(), "its last report stays");
 }

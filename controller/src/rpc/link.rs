@@ -249,9 +249,14 @@ impl Reader {
                 Taken::Late => late += 1,
                 Taken::Foreign => strays += 1,
             }
-            if strays > STRAYS || late > LATE {
+            if strays > STRAYS {
                 return Err(LinkError::Malformed(
                     "too many reports about tasks that this host was not asked",
+                ));
+            }
+            if late > LATE {
+                return Err(LinkError::Malformed(
+                    "too many outcomes of runs that are over, or not known here",
                 ));
             }
         }

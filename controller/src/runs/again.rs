@@ -20,7 +20,6 @@ impl Runs {
         if self.0.store.run(run).await?.is_none() {
             return Err(RunsError::Unknown(run.to_string()));
         }
-        // What is over does not come into doubt any more: what is looked at here still holds when the new run is opened.
         run::may_try_again(&self.state(run).await?, opened)?;
         for since in self.0.store.retries(run).await?.into_iter().filter(|since| *since != own) {
             run::may_try_again_beside(&self.state(since).await?, opened)?;

@@ -272,6 +272,7 @@ impl Driver {
                 refuse(turns, error);
                 // The run stays as it is. What was reported in vain is reported again, or given up in time.
                 self.wake_at_ms = Some(self.clock.now_ms() + AFTER_PANIC_MS);
+                self.again_at = None;
                 return Ok(());
             }
         };
@@ -540,7 +541,8 @@ impl Driver {
         let now_ms = self.clock.now_ms();
         let left = |at_ms: i64| u64::try_from(at_ms.saturating_sub(now_ms)).unwrap_or(0);
         let wakes = Instant::now() + Duration::from_millis(self.wake_at_ms.map_or(DAY_MS, left).min(DAY_MS));
-        self.again_at.map_or(wakes, |again| again.min(wakes))
+        // What is due already cannot be kept before.
+        self.again_at.unwrap_or(wakes)
     }
 
     fn wake_by(&mut self, at_ms: i64) {
@@ -588,3 +590,6 @@ fn remedies(run: RunId, decided: &Decision) -> Vec<RemedyTried> {
     }
     begun
 }
+
+#[cfg(test)]
+mod tests;

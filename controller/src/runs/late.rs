@@ -3,9 +3,13 @@
 //! It is written down in tasks beside the sessions that it came in, one for each order: a store that does not take it must
 //! not hold up what else a host says. Until it is written, the agent keeps it.
 
-use std::{collections::HashSet, sync::Mutex, sync::PoisonError, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use tokio::time::sleep;
+use tokio::{sync::Semaphore, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use vigie_proto::{
@@ -24,8 +28,12 @@ use crate::{
 /// When to try again what the store did not take.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Tasks at once: a fleet's outcomes of some hours fit, and each holds an outcome in memory.
-const AT_ONCE: usize = 1024;
+/// Outcomes that wait to be written down: a fleet's of some hours fit. No host has all the places.
+const WAITING: usize = 1024;
+const OF_A_HOST: usize = 128;
+
+/// Those that are written down at once: many of one run would only overtake one another.
+const AT_ONCE: usize = 16;
 
 /// An order's end that no driver took.
 pub(super) struct Late {
@@ -37,12 +45,29 @@ pub(super) struct Late {
 }
 
 /// The orders of which something is being written down, each as its host tells it.
-#[derive(Debug, Default)]
-pub(super) struct Beside(Mutex<HashSet<(HostId, TaskId)>>);
+#[derive(Debug)]
+pub(super) struct Beside {
+    orders: Mutex<HashSet<(HostId, TaskId)>>,
+    turns: Arc<Semaphore>,
+}
+
+impl Default for Beside {
+    fn default() -> Self {
+        Self { orders: Mutex::default(), turns: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+}
 
 impl Beside {
     fn with<T>(&self, with: impl FnOnce(&mut HashSet<(HostId, TaskId)>) -> T) -> T {
-        with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        with(&mut self.orders.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// False when there is no place left, or when the order has one.
+    fn take(&self, host: HostId, order: TaskId) -> bool {
+        self.with(|orders| {
+            let of_host = orders.iter().filter(|(of, _)| *of == host).count();
+            orders.len() < WAITING && of_host < OF_A_HOST && orders.insert((host, order))
+        })
     }
 }
 
@@ -63,13 +88,19 @@ impl Runs {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let taken = self.0.beside.with(|orders| orders.len() < AT_ONCE && orders.insert((host, order)));
-        if !taken {
+        if !self.0.beside.take(host, order) {
             tracing::debug!(%host, %order, "an outcome is being written down already, or is left with its agent");
             return;
         }
+        let (turns, stop) = (Arc::clone(&self.0.beside.turns), self.0.stop.clone());
         let work = work(Place(self.clone(), host, order));
-        self.0.tasks.spawn(work.in_current_span());
+        let in_turn = async move {
+            // The semaphore is never closed.
+            if let Some(Ok(_turn)) = stop.run_until_cancelled(turns.acquire_owned()).await {
+                work.await;
+            }
+        };
+        self.0.tasks.spawn(in_turn.in_current_span());
     }
 
     /// Is cancelled when the controller stops.

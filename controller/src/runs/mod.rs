@@ -97,6 +97,8 @@ struct Inner {
     abandoned: AtomicBool,
     /// Orders of which something is written down beside the sessions.
     beside: late::Beside,
+    /// Held from the look at a retry to its opening.
+    retrying: tokio::sync::Mutex<()>,
     /// Every driver, every watcher, and whatever is written down beside the sessions.
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -132,6 +134,7 @@ impl Runs {
             stacks: Stacks::new(),
             abandoned: AtomicBool::new(false),
             beside: late::Beside::default(),
+            retrying: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             ended: broadcast::channel(ENDED).0,
@@ -159,6 +162,11 @@ impl Runs {
             return self.same(permit, run, &spec, existing).await;
         }
         let opened = self.open(permit.caller().name(), spec.clone())?;
+        // One at a time, so that none is opened beside another that it did not see.
+        let _turn = match spec.retry_of.is_empty() {
+            true => None,
+            false => Some(self.0.retrying.lock().await),
+        };
         self.tries_again(run, &opened).await?;
         let intent = Intent::new(
             permit,

@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 use vigie_proto::{
     id::{HostId, RunId, TaskId},
-    v1::RunSummary,
+    v1::{Outcome, OutcomeStatus, RunSummary},
 };
 use vigie_runbook::run::Input;
 
@@ -38,7 +38,8 @@ impl Turn {
 
     /// An agent's report, checked against its route.
     pub(super) fn report(host: HostId, task: TaskId, input: Input) -> Self {
-        let owed = match input {
+        let owed = match &input {
+            Input::Ended { outcome, .. } if is_forgotten(outcome) => Owed::Nothing,
             Input::Ended { .. } | Input::Stray { .. } => Owed::Acknowledgement { host, order: task },
             _ => Owed::Nothing,
         };
@@ -64,6 +65,13 @@ impl Turn {
     pub(super) fn is_word(&self) -> bool {
         matches!(self.owed, Owed::Answer(_))
     }
+}
+
+/// Whether its agent had no journal to keep an outcome in, so that there is nothing for it to forget. An acknowledgement could
+/// only make it forget what came of the order when it was handed over again.
+fn is_forgotten(outcome: &Outcome) -> bool {
+    let code = outcome.failure.as_ref().map_or("", |failure| failure.code.as_str());
+    outcome.status() == OutcomeStatus::Refused && code.starts_with("journal_")
 }
 
 /// Tells somebody what became of their word.

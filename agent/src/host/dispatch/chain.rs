@@ -1,7 +1,8 @@
 //! Whether the journal at hand is the one that the controller has seen.
 //!
 //! A machine that was put back to a snapshot, or a disk that was restored, has an older copy of it: what was done since could
-//! be done again. It may have grown since, so that its length tells nothing; the hashes of its records do.
+//! be done again. It may have grown since, so that its length tells nothing; the hashes of its records do,
+//! for as many of them as the index has at hand.
 
 use vigie_proto::v1::{AuditHead, Failure, from_agent};
 

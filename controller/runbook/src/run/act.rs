@@ -174,11 +174,12 @@ pub(super) fn follows(state: &State, plan: &Plan, around: &Surroundings<'_>) -> 
         .or_else(|| waits::left_out(state, plan, around))
         .or_else(|| unsendable(state, plan, around))
         .or_else(|| held(state, plan, around))
+        // What is over is written down before anything begins, which may have to wait for room.
+        .or_else(|| give_up(state, &due(waits::asked(state), around.now_ms), around))
+        .or_else(|| give_up(state, &due(verification(state), around.now_ms), around))
         .or_else(|| send(state, plan, around))
         .or_else(|| waits::open(state, plan, around))
-        .or_else(|| give_up(state, &due(waits::asked(state), around.now_ms), around))
         .or_else(|| waits::close(state, plan, around.now_ms))
-        .or_else(|| give_up(state, &due(verification(state), around.now_ms), around))
         .or_else(|| verify(state, plan, around.now_ms))
 }
 

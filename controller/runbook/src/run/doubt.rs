@@ -27,7 +27,11 @@ fn is_open_to_its_agent(task: &Task, word: &Outcome) -> bool {
 
 /// Whether an outcome says that its order did not begin and will not.
 fn never_began(outcome: &Outcome) -> bool {
-    matches!(outcome.status(), OutcomeStatus::Refused | OutcomeStatus::Expired | OutcomeStatus::Unreachable)
+    match outcome.status() {
+        OutcomeStatus::Refused | OutcomeStatus::Expired | OutcomeStatus::Unreachable => true,
+        OutcomeStatus::Cancelled => outcome.started_at_ms == 0,
+        _ => false,
+    }
 }
 
 /// Whether the controller wrote an outcome because it lost sight of the agent.

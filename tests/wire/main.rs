@@ -31,8 +31,8 @@ use vigie_tests::seeds::Simulation;
 const SIMULATION: Simulation<Mutant> = Simulation {
     name: "wire",
     run: seed::run,
-    seeds: 100,
-    longest: Duration::from_secs(60),
+    seeds: 500,
+    longest: Duration::from_secs(300),
     failed: include_str!("failed_seeds.txt"),
 };
 

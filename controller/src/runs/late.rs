@@ -211,3 +211,21 @@ impl Runs {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_host_has_all_the_places_and_no_order_two() {
+        let beside = Beside::default();
+        let (greedy, other, order) = (HostId::new(), HostId::new(), TaskId::new());
+        assert!(beside.take(other, order));
+        assert!(!beside.take(other, order), "it is under way");
+        let taken = (0..WAITING).filter(|_| beside.take(greedy, TaskId::new())).count();
+        assert_eq!(taken, OF_A_HOST);
+        assert!(beside.take(other, TaskId::new()));
+        let hosts = std::iter::repeat_with(HostId::new).take(WAITING);
+        assert!(hosts.filter(|host| beside.take(*host, TaskId::new())).count() < WAITING, "there is an end");
+    }
+}

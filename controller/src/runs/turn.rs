@@ -91,3 +91,26 @@ pub(super) fn refuse(turns: Vec<Turn>, error: impl Into<RunsError>) {
         answer(reply, Err(error.into()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use vigie_proto::v1::Failure;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_that_no_journal_kept_is_not_acknowledged() {
+        let order = TaskId::new();
+        let owes = |outcome| {
+            let turn = Turn::report(HostId::new(), order, Input::Ended { order, outcome });
+            matches!(turn.owed, Owed::Acknowledgement { .. })
+        };
+        assert!(!owes(Outcome::refused(Failure::new("journal_failed", "the disk failed"))));
+        assert!(owes(Outcome::refused(Failure::new("policy_denied", "not here"))));
+        // What had begun by then is kept in the agent's memory until it is acknowledged.
+        assert!(owes(Outcome::ended(
+            OutcomeStatus::InDoubt,
+            Failure::new("journal_failed", "the disk failed")
+        )));
+    }
+}

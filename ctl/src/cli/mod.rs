@@ -8,7 +8,7 @@ pub(crate) mod selection;
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use vigie_proto::v1::{Label, NoteIncidentRequest, Parameter};
 
 use crate::output::Format;
@@ -275,6 +275,7 @@ pub(crate) enum Runs {
         note: String,
     },
     /// Say what you found where an order was left in doubt: it happened, or it did not
+    #[command(group = ArgGroup::new("found").args(["done", "not_done"]).required(true))]
     Resolve {
         /// Its id, or the beginning of it
         run: String,
@@ -285,7 +286,7 @@ pub(crate) enum Runs {
         #[arg(long)]
         stack: Option<String>,
         /// What was ordered has happened
-        #[arg(long, required_unless_present = "not_done", conflicts_with = "not_done")]
+        #[arg(long)]
         done: bool,
         /// It has not
         #[arg(long)]

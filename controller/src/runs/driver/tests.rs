@@ -5,6 +5,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use tokio::time::timeout;
 use vigie_proto::v1::{
     HostLoadRequest, Owned, Request, RunSpec, Target, request, run_event::Event, run_spec::Kind,
 };
@@ -71,6 +72,10 @@ fn away() -> (Vec<RunEvent>, State) {
 /// Its time is over, and that cannot be written down: it is tried now and then, and not as fast as the processor goes.
 #[tokio::test]
 async fn what_is_due_and_cannot_be_kept_is_tried_now_and_then() {
+    timeout(Duration::from_secs(20), due_and_not_kept()).await.expect("it is tried, and kept in the end");
+}
+
+async fn due_and_not_kept() {
     let (events, state) = away();
     let (run, disk, shown) = (state.run(), Arc::new(ReadOnly::default()), Arc::new(Shown::default()));
     shown.0.store(NOW_MS, Ordering::SeqCst);

@@ -70,6 +70,18 @@ fn again(before: &State, narrowed: &Narrowed<'_>) -> Result<Retry, Error> {
             format!("`vigiectl runs watch {run}` waits for its end, `vigiectl runs cancel {run}` ends it"),
         ));
     }
+    let targets = || before.targets().iter().map(|seen| &seen.target);
+    let strange = narrowed.hosts.iter().find(|host| !targets().any(|target| target.host_name == **host));
+    let strange = strange.map(|host| format!("host {host}")).or_else(|| {
+        let stack = narrowed.stack?;
+        (!targets().any(|target| narrowed.takes(target))).then(|| format!("stack {stack} there"))
+    });
+    if let Some(strange) = strange {
+        return Err(Error::usage(
+            format!("run {run} was not about {strange}"),
+            format!("`vigiectl runs show {run}` tells what it was about"),
+        ));
+    }
     let (mut worth, mut doubtful) = (Vec::new(), Vec::new());
     for (index, seen) in before.targets().iter().enumerate() {
         let target = &seen.target;
@@ -166,6 +178,17 @@ mod tests {
         assert_eq!((retry.spec, retry.on), (expected, vec!["vps1 · shop".to_owned()]));
         let (message, _) = tried(&before, &["vps1"], Some("blog")).unwrap_err();
         assert!(message.ends_with("left nothing undone on vps1 of the stack blog"), "{message}");
+    }
+
+    #[test]
+    fn what_the_run_was_not_about_is_said_to_be_so() {
+        let before = restarted([fine(), bad(OutcomeStatus::Failed), fine()]);
+        for (hosts, stack, strange) in
+            [(&["vps1", "vps9"][..], None, "host vps9"), (&["vps1"], Some("shp"), "stack shp there")]
+        {
+            let (message, _) = tried(&before, hosts, stack).unwrap_err();
+            assert!(message.ends_with(&format!("was not about {strange}")), "{message}");
+        }
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proptest::prelude::*;
 use vigie_proto::{
     id::{BatchId, HostId, RunId, TaskId},
     order::{Domain, SigningKey},
@@ -49,6 +48,8 @@ restore_backup:
 "#;
 
 mod beside;
+mod chance;
+mod doubt;
 mod losses;
 mod room;
 mod steps;
@@ -540,84 +541,6 @@ fn cancelling_is_told_truthfully() {
     assert_eq!(late.input(cancel()), Err(Rejected::TooLate), "what was done is not taken back");
 }
 
-fn in_doubt() -> World {
-    let exec = ExecRequest { program: "uptime".to_owned(), args: vec![] };
-    let exec = Request { operation: Some(request::Operation::Exec(exec)) };
-    let mut world = World::new(2, &Kind::Operation(exec));
-    world.input(Input::Tick).unwrap();
-    world.sign().unwrap();
-    world.connected.clear();
-    assert_eq!(world.finish(), (RunVerdict::InDoubt, "2 of 2 in doubt".to_owned()));
-    world
-}
-
-fn resolve(hosts: &[&str], done: bool) -> Input {
-    let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
-    let (operator, note) = ("bob".to_owned(), "uptime says so".to_owned());
-    Input::Resolve { operator, hosts, stack: String::new(), done, note }
-}
-
-#[test]
-fn a_person_says_what_became_of_an_order_in_doubt() {
-    let mut world = in_doubt();
-    let verdict = |world: &World| {
-        world.state.closed().map(|(verdict, reason, _)| (verdict, reason.to_owned())).unwrap()
-    };
-    assert_eq!(world.input(resolve(&["vps3"], true)), Err(Rejected::NothingInDoubt(" on vps3".to_owned())));
-    world.input(resolve(&["vps1"], true)).unwrap();
-    assert_eq!(verdict(&world), (RunVerdict::InDoubt, "1 of 2 in doubt".to_owned()));
-    assert_eq!(world.input(resolve(&["vps1"], false)), Err(Rejected::NothingInDoubt(" on vps1".to_owned())));
-    world.input(resolve(&[], false)).unwrap();
-    assert_eq!(verdict(&world), (RunVerdict::Failed, "1 of 2 failed".to_owned()));
-    assert_eq!(world.input(resolve(&[], false)), Err(Rejected::NothingInDoubt(String::new())));
-    let found: Vec<_> = world.state.tasks().map(|task| task.outcome.clone().unwrap().found).collect();
-    assert_eq!(
-        found,
-        ["bob looked: it has happened: uptime says so", "bob looked: it has not happened: uptime says so"]
-    );
-    world.crash_closed();
-}
-
-#[test]
-fn an_agent_that_is_back_knows_better() {
-    let mut world = in_doubt();
-    let orders: Vec<_> = world.state.tasks().map(|task| task.order).collect();
-    world.input(resolve(&["vps1"], false)).unwrap();
-    for order in &orders {
-        let outcome = Outcome::succeeded(result::Operation::Exec(v1::ExecResult::default()));
-        world.input(Input::Ended { order: *order, outcome }).unwrap();
-    }
-    assert_eq!(
-        world.state.closed().map(|(verdict, reason, _)| (verdict, reason)),
-        Some((RunVerdict::Ok, "2 of 2 succeeded"))
-    );
-    let events = world.events.len();
-    let outcome = Outcome::refused(v1::Failure::new("late", "and wrong"));
-    world.input(Input::Ended { order: orders[0], outcome }).unwrap();
-    assert_eq!(world.events.len(), events, "an agent speaks once");
-    world.crash_closed();
-}
-
-/// A journal that failed could not keep the refusal, and the order was handed over again before the refusal was in the log.
-#[test]
-fn what_an_agent_refused_and_did_all_the_same_is_told_as_done() {
-    let mut world = in_doubt();
-    let orders: Vec<_> = world.state.tasks().map(|task| task.order).collect();
-    let said = |outcome: &Outcome| Input::Ended { order: orders[0], outcome: outcome.clone() };
-    let refused = Outcome::refused(v1::Failure::new("journal_failed", "the disk failed"));
-    world.input(said(&refused)).unwrap();
-    let events = world.events.len();
-    world.input(said(&Outcome::ended(OutcomeStatus::Expired, v1::Failure::new("expired", "late")))).unwrap();
-    assert_eq!(world.events.len(), events, "it did not begin, and that is known");
-    let done = Outcome::succeeded(result::Operation::Exec(v1::ExecResult::default()));
-    world.input(said(&done)).unwrap();
-    assert_eq!(world.state.tasks().next().unwrap().outcome.as_ref(), Some(&done));
-    let events = world.events.len();
-    world.input(said(&refused)).unwrap();
-    assert_eq!(world.events.len(), events, "what was done is not undone by a word");
-    world.crash_closed();
-}
-
 #[test]
 fn what_was_not_sent_can_be_withdrawn() {
     let mut world = World::runbook(2, RunMode::Run);
@@ -640,84 +563,4 @@ fn a_log_with_a_hole_is_refused() {
     events.remove(2);
     assert!(matches!(State::fold(world.state.run(), &events), Err(Corrupt::Sequence { .. })));
     assert!(matches!(State::fold(world.state.run(), &events[1..]), Err(Corrupt::Opening { .. })));
-}
-
-/// What may befall a run between two steps.
-#[derive(Debug, Clone)]
-enum Befalls {
-    Step(usize),
-    Crash,
-    Leave(usize),
-    Return(usize),
-    Repeat,
-    Later(i64),
-}
-
-fn befalls() -> impl Strategy<Value = Befalls> {
-    prop_oneof![
-        8 => (0usize..8).prop_map(Befalls::Step),
-        2 => Just(Befalls::Crash),
-        1 => (0usize..3).prop_map(Befalls::Leave),
-        2 => (0usize..3).prop_map(Befalls::Return),
-        1 => Just(Befalls::Repeat),
-        1 => (0i64..400_000).prop_map(Befalls::Later),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
-    /// Whatever crashes, vanishes, repeats or takes long: no order takes effect twice, the fold of the log is the
-    /// state, and the run ends once every host is back.
-    #[test]
-    fn never_twice_and_always_an_end(
-        script in prop::collection::vec(befalls(), 0..60),
-        ill in prop::collection::vec(any::<bool>(), 3),
-    ) {
-        let mut world = World::runbook(3, RunMode::Run);
-        let ill_hosts: Vec<_> = ill.iter().zip(&world.hosts).filter(|(ill, _)| **ill).map(|(_, host)| *host).collect();
-        world.stopped.extend(ill_hosts);
-        for befalls in script {
-            match befalls {
-                Befalls::Step(pick) => { world.step(pick); }
-                Befalls::Crash if world.state.closed().is_none() => world.crash(),
-                Befalls::Leave(host) => { world.connected.remove(&world.hosts[host]); }
-                Befalls::Return(host) => { world.connected.insert(world.hosts[host]); }
-                Befalls::Repeat => {
-                    for (order, outcome) in world.journal.clone() {
-                        world.input(Input::Ended { order, outcome }).unwrap();
-                    }
-                }
-                Befalls::Later(ms) => world.now_ms += ms,
-                Befalls::Crash => {}
-            }
-            if world.state.phase() == RunPhase::AwaitingSignature {
-                world.sign().unwrap();
-            }
-        }
-        world.connected.extend(world.hosts.clone());
-        let mut steps = 0;
-        while world.state.closed().is_none() {
-            world.step(steps);
-            if world.state.phase() == RunPhase::AwaitingSignature {
-                world.sign().unwrap();
-            }
-            steps += 1;
-            prop_assert!(steps < 2_000, "the run does not end: {:?}", world.wanted());
-        }
-        prop_assert!(world.effects.values().all(|times| *times == 1));
-        let folded = State::fold(world.state.run(), &world.events).unwrap();
-        prop_assert_eq!(format!("{folded:?}"), format!("{:?}", world.state));
-        prop_assert!(matches!(world.events.last().unwrap().event, Some(Event::Closed(_))));
-        for task in world.state.tasks() {
-            let outcome = task.outcome.as_ref().unwrap();
-            if outcome.status() == OutcomeStatus::Succeeded {
-                prop_assert!(world.journal.contains_key(&task.order), "a success that nobody had");
-            }
-            if world.journal.contains_key(&task.order) {
-                let seen = matches!(outcome.status(), OutcomeStatus::Succeeded | OutcomeStatus::InDoubt);
-                prop_assert!(seen, "an effect that is told as {:?}", outcome.status());
-            }
-        }
-    }
 }

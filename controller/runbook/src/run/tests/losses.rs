@@ -2,7 +2,12 @@
 
 use vigie_proto::v1::PostgresTerminateRequest;
 
-use super::*;
+use proptest::prelude::*;
+
+use super::{
+    chance::{Befalls, befalls},
+    *,
+};
 
 fn text() -> String {
     let text =

@@ -53,3 +53,31 @@ fn an_order_that_the_log_lacks_is_noted_once() {
     assert_eq!(noted.collect::<Vec<_>>(), [says]);
     world.crash();
 }
+
+/// What begins may have to wait for room, and what is over must not wait with it.
+#[test]
+fn what_is_over_is_written_down_before_anything_begins() {
+    let mut world = World::runbook(3, RunMode::Run);
+    let (second, third) = (world.hosts[1], world.hosts[2]);
+    world.stopped.extend(world.hosts.clone());
+    world.held.insert(third, Holder { run: "another".to_owned(), says: "a restart".to_owned() });
+    let acted =
+        |world: &World, host| world.state.tasks().any(|task| task.host == host && task.outcome.is_some());
+    while !acted(&world, second) {
+        assert!(world.step(0));
+        if world.state.phase() == RunPhase::AwaitingSignature {
+            world.sign().unwrap();
+        }
+    }
+    // Its verification is overdue by the time at which the third one's stack is free.
+    world.connected.remove(&second);
+    world.now_ms += 60_000;
+    world.held.clear();
+    let seen = world.events.len();
+    world.input(Input::Tick).unwrap();
+    let events = world.events[seen..].iter().filter_map(|event| event.event.as_ref());
+    let at = |wanted: &dyn Fn(&Event) -> bool| events.clone().position(wanted);
+    let over = at(&|event| matches!(event, Event::Observed(_))).expect("the verification is given up");
+    let begins = at(&|event| matches!(event, Event::Sent(_))).expect("the third one is sent");
+    assert!(over < begins, "{:?}", events.collect::<Vec<_>>());
+}

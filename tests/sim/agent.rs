@@ -22,8 +22,8 @@ use vigie_proto::v1::{HostState, Stack};
 use crate::{
     executor::Hands,
     link,
+    mounted::Mounted,
     mutants::Mutant,
-    platter::Mounted,
     world::{HostsClock, STACKS, World, lock},
 };
 

@@ -17,14 +17,13 @@ use vigie_agent::{
     },
     operations::witness::Witness,
 };
-use vigie_proto::id::TaskId;
-use vigie_proto::v1::{
-    CapturedText, ComposeRestartResult, ContainerInspectResult, ExecResult, Failure, HostChangesResult,
-    HttpCheckResult, Outcome, OutcomeStatus, PostgresTerminatePreviewResult, PostgresTerminateResult,
-    request, result,
+use vigie_proto::{
+    id::TaskId,
+    v1::{CapturedText, ExecResult, Failure, Outcome, OutcomeStatus, request, result},
 };
 
 use crate::{
+    common::{answer, done, stack_of, witness},
     mutants::Mutant,
     world::{World, lock},
 };
@@ -83,7 +82,7 @@ impl Hands {
                 let half = Failure::new("simulated", "it was done, and went wrong");
                 self.returns(&order, Outcome::ended(OutcomeStatus::Failed, half))
             }
-            ends => self.returns(&order, Outcome::succeeded(done(operation, ends == 3))),
+            ends => self.returns(&order, Outcome::succeeded(shows(operation, ends == 3))),
         }
     }
 
@@ -110,47 +109,18 @@ impl Hands {
 
     fn answer(&self, operation: &request::Operation) -> Outcome {
         let host = &self.world.hosts[self.host];
-        let ill = stack_of(operation).is_some_and(|stack| lock(&host.ill).contains(&stack));
-        Outcome::succeeded(match operation {
-            request::Operation::ContainerInspect(_) => {
-                let state = if ill { "exited" } else { "running" }.to_owned();
-                let found = ContainerInspectResult { present: true, state, ..Default::default() };
-                result::Operation::ContainerInspect(found)
-            }
-            request::Operation::HttpCheck(_) => {
-                let status = if ill { 502 } else { 200 };
-                result::Operation::HttpCheck(HttpCheckResult { status, ..Default::default() })
-            }
-            request::Operation::PostgresTerminatePreview(_) => {
-                let found = PostgresTerminatePreviewResult { present: true, total: 3, ..Default::default() };
-                result::Operation::PostgresTerminatePreview(found)
-            }
-            request::Operation::HostChanges(_) => {
-                result::Operation::HostChanges(HostChangesResult::default())
-            }
-            _ => return Outcome::refused(Failure::new("simulated", "nobody asks this")),
-        })
+        answer(operation, stack_of(operation).is_some_and(|stack| lock(&host.ill).contains(&stack)))
     }
 }
 
-fn stack_of(operation: &request::Operation) -> Option<String> {
-    operation.clone().stack_mut().map(|stack| stack.clone())
-}
-
-fn done(operation: &request::Operation, talkative: bool) -> result::Operation {
-    match operation {
-        request::Operation::ComposeRestart(_) => {
-            result::Operation::ComposeRestart(ComposeRestartResult::default())
+/// Now and then as long as an outcome may be, so that journals fill.
+fn shows(operation: &request::Operation, talkative: bool) -> result::Operation {
+    match done(operation) {
+        result::Operation::Exec(result) if talkative => {
+            let stdout = Some(CapturedText { text: "x".repeat(200_000), ..Default::default() });
+            result::Operation::Exec(ExecResult { stdout, ..result })
         }
-        request::Operation::PostgresTerminate(_) => {
-            result::Operation::PostgresTerminate(PostgresTerminateResult::default())
-        }
-        _ => {
-            // As long as an outcome may be, so that journals fill.
-            let text = if talkative { "x".repeat(200_000) } else { String::new() };
-            let stdout = Some(CapturedText { text, ..Default::default() });
-            result::Operation::Exec(ExecResult { stdout, ..Default::default() })
-        }
+        done => done,
     }
 }
 
@@ -183,12 +153,7 @@ impl Executor for Hands {
         self.while_alive().await;
         let seen = self.world.was_done(&order.to_string());
         let tells = self.world.chance().below(6);
-        match (seen, tells) {
-            (_, 0) => Witness::Unknown("what is seen fits both".to_owned()),
-            (_, 1) => Witness::Silent("nothing answers yet".to_owned()),
-            (true, _) => Witness::Done("it is seen".to_owned()),
-            (false, _) => Witness::NotDone("it is not seen".to_owned()),
-        }
+        witness(seen, tells)
     }
 
     fn forget(&self, _: TaskId) {}

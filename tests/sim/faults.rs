@@ -189,13 +189,13 @@ async fn strike(world: &Arc<World>, kind: Fault, host: usize) {
             world.note(format_args!("{name}: the disk is {}", if slow { "slow" } else { "well" }));
         }
         Fault::SyncFails => {
-            place.platter.fail_next_sync();
+            place.platter.with(|disk| disk.sync_fails = true);
             world.ledger().count("failed syncs");
         }
         Fault::FullDisk => {
             world.note(format_args!("{name}: the disk is full"));
             world.ledger().count("full disks");
-            place.platter.fill(Some(0));
+            place.platter.with(|disk| disk.room = Some(0));
         }
         Fault::SlowStore => store(world, StoreIs { slow: true, failing: false }),
         Fault::StoreFails => store(world, StoreIs { slow: false, failing: true }),
@@ -233,7 +233,7 @@ async fn mend(world: &Arc<World>) {
         host.offset_ms.store(0, Ordering::SeqCst);
         host.slow_disk.store(false, Ordering::SeqCst);
         host.dies_in_sync.store(false, Ordering::SeqCst);
-        host.platter.fill(None);
+        host.platter.with(|disk| disk.room = None);
         // Whose disk failed takes nothing more before it is started again, as its hint says.
         if host.sync_failed.load(Ordering::SeqCst)
             || !lock(&host.agent).as_ref().is_some_and(agent::Process::is_alive)

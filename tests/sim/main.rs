@@ -12,11 +12,13 @@
 mod aftermath;
 mod agent;
 mod chance;
+mod common;
 mod controller;
 mod executor;
 mod faults;
 mod ledger;
 mod link;
+mod mounted;
 mod mutants;
 mod operator;
 mod platter;

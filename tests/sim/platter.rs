@@ -2,18 +2,12 @@
 
 use std::{
     io,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
 };
 
 use vigie_agent::host::journal::{Journal, Record, Storage, memory::Memory, records};
 
-use crate::{
-    mutants::Mutant,
-    world::{World, lock},
-};
+use crate::world::lock;
 
 /// What outlives the agent's process.
 #[derive(Clone)]
@@ -38,72 +32,38 @@ impl Platter {
         *lock(&self.0) = lock(&Self::new().0).clone();
     }
 
-    pub(crate) fn fill(&self, room: Option<usize>) {
-        lock(&self.0).room = room;
-    }
-
-    pub(crate) fn fail_next_sync(&self) {
-        lock(&self.0).sync_fails = true;
-    }
-
     /// What would be there if the power went now and took everything with it that it can.
     pub(crate) fn certain(&self) -> (Vec<Record>, Option<u64>) {
-        let certain = lock(&self.0).certain();
-        records(certain).unwrap()
+        records(self.with(|memory| memory.certain())).unwrap()
+    }
+
+    pub(crate) fn with<T>(&self, action: impl FnOnce(&mut Memory) -> T) -> T {
+        action(&mut lock(&self.0))
     }
 }
 
-/// The disk as one process has it.
-pub(crate) struct Mounted {
-    pub(crate) world: Arc<World>,
-    pub(crate) host: usize,
-    pub(crate) alive: Arc<AtomicBool>,
-}
-
-impl Mounted {
-    fn on<T>(&self, action: impl FnOnce(&mut Memory) -> io::Result<T>) -> io::Result<T> {
-        if !self.alive.load(Ordering::SeqCst) {
-            return Err(io::Error::other("this process is dead"));
-        }
-        action(&mut lock(&self.world.hosts[self.host].platter.0))
-    }
-}
-
-impl Storage for Mounted {
+impl Storage for Platter {
     fn segments(&mut self) -> io::Result<Vec<u64>> {
-        self.on(Storage::segments)
+        self.with(Storage::segments)
     }
 
     fn create(&mut self, segment: u64, length: usize) -> io::Result<()> {
-        self.on(|memory| memory.create(segment, length))
+        self.with(|memory| memory.create(segment, length))
     }
 
     fn read(&mut self, segment: u64) -> io::Result<Vec<u8>> {
-        self.on(|memory| memory.read(segment))
+        self.with(|memory| memory.read(segment))
     }
 
     fn write(&mut self, segment: u64, offset: usize, bytes: &[u8]) -> io::Result<()> {
-        self.on(|memory| memory.write(segment, offset, bytes))
+        self.with(|memory| memory.write(segment, offset, bytes))
     }
 
     fn sync(&mut self, segment: u64) -> io::Result<()> {
-        if self.world.is(Mutant::NoSync) {
-            return Ok(());
-        }
-        let host = &self.world.hosts[self.host];
-        if host.dies_in_sync.swap(false, Ordering::SeqCst) {
-            // The one who pulled the plug sees it, and clears up.
-            self.alive.store(false, Ordering::SeqCst);
-        }
-        let synced = self.on(|memory| memory.sync(segment));
-        if synced.is_err() && self.alive.load(Ordering::SeqCst) {
-            self.world.note(format_args!("{}: a sync fails", host.name));
-            host.sync_failed.store(true, Ordering::SeqCst);
-        }
-        synced
+        self.with(|memory| memory.sync(segment))
     }
 
     fn remove(&mut self, segment: u64) -> io::Result<()> {
-        self.on(|memory| memory.remove(segment))
+        self.with(|memory| memory.remove(segment))
     }
 }

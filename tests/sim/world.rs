@@ -1,7 +1,7 @@
 //! One seed's world: its clock, its chance, its hosts, what was seen to happen, and what must not.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fmt::Display,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -18,6 +18,7 @@ use vigie_proto::{
     id::HostId,
     order::{SigningKey, TrustedKeys},
 };
+use vigie_tests::story::Story;
 
 use crate::{agent, chance::Chance, controller, ledger::Ledger, mutants::Mutant, platter::Platter};
 
@@ -46,7 +47,7 @@ pub(crate) struct World {
     /// The moment that was asked for last, and how often.
     asked: Mutex<(i64, u64)>,
     chance: Mutex<Chance>,
-    seen: Mutex<Seen>,
+    story: Mutex<Story>,
     ledger: Mutex<Ledger>,
 }
 
@@ -79,16 +80,6 @@ pub(crate) struct Host {
     pub(crate) hopeless: Mutex<BTreeSet<String>>,
 }
 
-/// What was seen to happen.
-#[derive(Default)]
-struct Seen {
-    trace: Vec<String>,
-    /// Short names for ids, in the order in which they were first seen: the ids differ from one process to the next.
-    names: BTreeMap<String, String>,
-    counts: BTreeMap<&'static str, u32>,
-    violations: Vec<String>,
-}
-
 impl World {
     pub(crate) fn new(
         seed: u64,
@@ -110,7 +101,7 @@ impl World {
             began: Instant::now(),
             asked: Mutex::default(),
             chance: Mutex::new(Chance::of(seed)),
-            seen: Mutex::default(),
+            story: Mutex::default(),
             ledger: Mutex::default(),
         }
     }
@@ -162,37 +153,28 @@ impl World {
 
     /// Writes something into the trace.
     pub(crate) fn note(&self, what: impl Display) {
-        let at = self.elapsed_ms();
-        let line = format!("{:>9.3}  {what}", at as f64 / 1000.0);
-        lock(&self.seen).trace.push(line);
+        let at = self.began.elapsed();
+        lock(&self.story).note(at, what);
     }
 
     /// An id's short name.
     pub(crate) fn name(&self, kind: &'static str, id: &str) -> String {
-        let mut seen = lock(&self.seen);
-        if let Some(name) = seen.names.get(id) {
-            return name.clone();
-        }
-        let count = seen.counts.entry(kind).or_default();
-        *count += 1;
-        let name = format!("{kind}{count}");
-        seen.names.insert(id.to_owned(), name.clone());
-        name
+        lock(&self.story).name(kind, id)
     }
 
     /// Something happened that must not.
     pub(crate) fn violated(&self, what: impl Display) {
         self.note(format_args!("VIOLATION: {what}"));
-        lock(&self.seen).violations.push(what.to_string());
+        lock(&self.story).violations.push(what.to_string());
         self.wrong.cancel();
     }
 
     pub(crate) fn violations(&self) -> Vec<String> {
-        lock(&self.seen).violations.clone()
+        lock(&self.story).violations.clone()
     }
 
     pub(crate) fn trace(&self) -> Vec<String> {
-        lock(&self.seen).trace.clone()
+        lock(&self.story).trace.clone()
     }
 
     /// The controller that is at work, if one is.

@@ -3,6 +3,7 @@
 mod fleet;
 mod program;
 pub mod seeds;
+pub mod story;
 
 pub use fleet::{AgentProcess, Fleet};
 pub use program::{Said, binary, free_ports, wait_until, wait_within};

@@ -21,7 +21,6 @@ use crate::{
     executor::Hands,
     mutants::Mutant,
     network::Simulated,
-    platter::Mounted,
     world::{ADDRESS, AGENTS_PORT, OneClock, STACKS, World},
 };
 
@@ -37,7 +36,7 @@ pub(crate) async fn live(world: Arc<World>, host: usize) -> turmoil::Result {
         place.platter.forget();
     }
     let turns = Arc::clone(&world);
-    let (serving, journal) = Service::task(Mounted { world: Arc::clone(&world), host }, move || {
+    let (serving, journal) = Service::task(place.platter.clone(), move || {
         let world = Arc::clone(&turns);
         async move { world.pause(0..4).await }
     });

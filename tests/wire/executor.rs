@@ -16,13 +16,13 @@ use vigie_agent::{
 };
 use vigie_proto::{
     id::TaskId,
-    v1::{
-        ComposeRestartResult, ContainerInspectResult, ExecResult, Failure, HttpCheckResult, Outcome,
-        OutcomeStatus, PostgresTerminatePreviewResult, PostgresTerminateResult, request, result,
-    },
+    v1::{Failure, Outcome, OutcomeStatus, request},
 };
 
-use crate::world::{World, lock};
+use crate::{
+    common::{answer, done, stack_of, witness},
+    world::{World, lock},
+};
 
 /// The hands of one process.
 pub(crate) struct Hands {
@@ -72,40 +72,8 @@ impl Hands {
     }
 
     fn answer(&self, operation: &request::Operation) -> Outcome {
-        let stack = stack_of(operation);
-        let ill = stack.is_some_and(|stack| lock(&self.world.hosts[self.host].ill).contains(&stack));
-        Outcome::succeeded(match operation {
-            request::Operation::ContainerInspect(_) => {
-                let state = if ill { "exited" } else { "running" }.to_owned();
-                let found = ContainerInspectResult { present: true, state, ..Default::default() };
-                result::Operation::ContainerInspect(found)
-            }
-            request::Operation::HttpCheck(_) => {
-                let status = if ill { 502 } else { 200 };
-                result::Operation::HttpCheck(HttpCheckResult { status, ..Default::default() })
-            }
-            request::Operation::PostgresTerminatePreview(_) => {
-                let found = PostgresTerminatePreviewResult { present: true, total: 3, ..Default::default() };
-                result::Operation::PostgresTerminatePreview(found)
-            }
-            _ => return Outcome::refused(Failure::new("simulated", "nobody asks this")),
-        })
-    }
-}
-
-fn stack_of(operation: &request::Operation) -> Option<String> {
-    operation.clone().stack_mut().map(|stack| stack.clone())
-}
-
-fn done(operation: &request::Operation) -> result::Operation {
-    match operation {
-        request::Operation::ComposeRestart(_) => {
-            result::Operation::ComposeRestart(ComposeRestartResult::default())
-        }
-        request::Operation::PostgresTerminate(_) => {
-            result::Operation::PostgresTerminate(PostgresTerminateResult::default())
-        }
-        _ => result::Operation::Exec(ExecResult::default()),
+        let host = &self.world.hosts[self.host];
+        answer(operation, stack_of(operation).is_some_and(|stack| lock(&host.ill).contains(&stack)))
     }
 }
 
@@ -135,12 +103,7 @@ impl Executor for Hands {
         self.world.pause(0..200).await;
         let seen = self.world.was_done(&order.to_string());
         let tells = self.world.chance().below(6);
-        match (seen, tells) {
-            (_, 0) => Witness::Unknown("what is seen fits both".to_owned()),
-            (_, 1) => Witness::Silent("nothing answers yet".to_owned()),
-            (true, _) => Witness::Done("it is seen".to_owned()),
-            (false, _) => Witness::NotDone("it is not seen".to_owned()),
-        }
+        witness(seen, tells)
     }
 
     fn forget(&self, _: TaskId) {}

@@ -15,7 +15,10 @@ use vigie_proto::{
 use vigie_runbook::run::State;
 use vigie_view::run::RunView;
 
-use crate::world::{World, lock};
+use crate::{
+    common,
+    world::{World, lock},
+};
 
 /// The code of an outcome that the controller wrote since it lost sight of an agent.
 const LOST_SIGHT: &str = "lost_sight";
@@ -198,7 +201,7 @@ impl World {
     pub(crate) fn committed(&self, process: &str, run: RunId, events: &[RunEvent], summary: &RunSummary) {
         let name = self.name("r", &run.to_string());
         for event in events {
-            let what = event.event.as_ref().map_or("nothing", word);
+            let what = event.event.as_ref().map_or("nothing", common::word);
             self.note(format_args!("{name} #{} {what} ({process})", event.seq));
             let mut ledger = self.ledger();
             match &event.event {
@@ -339,26 +342,4 @@ impl World {
 
 fn is_guess(outcome: &Outcome) -> bool {
     outcome.failure.as_ref().is_some_and(|failure| failure.code == LOST_SIGHT)
-}
-
-fn word(event: &Event) -> &'static str {
-    match event {
-        Event::Opened(_) => "opened",
-        Event::Owned(_) => "owned",
-        Event::Observed(_) => "observed",
-        Event::Concluded(_) => "concluded",
-        Event::Planned(_) => "planned",
-        Event::Signed(_) => "signed",
-        Event::Sent(_) => "sent",
-        Event::Started(_) => "started",
-        Event::Ended(_) => "ended",
-        Event::Noted(_) => "noted",
-        Event::Closed(_) => "closed",
-        Event::Resolved(_) => "resolved",
-        Event::CancelAsked(_) => "cancel asked",
-        Event::Lapsed(_) => "lapsed",
-        Event::Held(_) => "held",
-        Event::LeftOut(_) => "left out",
-        _ => "waits",
-    }
 }

@@ -11,6 +11,8 @@
 mod agent;
 #[path = "../sim/chance.rs"]
 mod chance;
+#[path = "../sim/common.rs"]
+mod common;
 mod controller;
 mod ctl;
 mod executor;
@@ -18,6 +20,7 @@ mod faults;
 mod ledger;
 mod mutants;
 mod network;
+#[path = "../sim/platter.rs"]
 mod platter;
 mod seed;
 mod undriven;

@@ -1,7 +1,7 @@
 //! One seed's world: what outlives the processes, what was seen to happen, and what must not.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fmt::Display,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tokio_rustls::rustls::ClientConfig;
 use vigie_controller::{authority::Authority, store::memory::Disk};
 use vigie_proto::{id::HostId, order::TrustedKeys};
+use vigie_tests::story::Story;
 
 use crate::{chance::Chance, ctl::Notebook, ledger::Ledger, mutants::Mutant, platter::Platter};
 
@@ -46,7 +47,9 @@ pub(crate) struct World {
     pub(crate) starts: [AtomicUsize; 2],
     pub(crate) store_is_slow: AtomicBool,
     chance: Mutex<Chance>,
-    seen: Mutex<Seen>,
+    /// Since the world began; what is seen from outside of any host goes by it.
+    elapsed: Mutex<Duration>,
+    story: Mutex<Story>,
     ledger: Mutex<Ledger>,
 }
 
@@ -58,18 +61,6 @@ pub(crate) struct Host {
     pub(crate) platter: Platter,
     /// The stacks whose backend is stopped.
     pub(crate) ill: Mutex<BTreeSet<String>>,
-}
-
-/// What was seen to happen.
-#[derive(Default)]
-struct Seen {
-    /// Since the world began; what is seen from outside of any host goes by it.
-    elapsed: Duration,
-    trace: Vec<String>,
-    /// Short names for ids, in the order in which they were first seen: the ids differ each time.
-    names: BTreeMap<String, String>,
-    counts: BTreeMap<&'static str, u32>,
-    violations: Vec<String>,
 }
 
 /// What a world is made of.
@@ -96,7 +87,8 @@ impl World {
             starts: Default::default(),
             store_is_slow: AtomicBool::new(false),
             chance: Mutex::new(Chance::of(seed)),
-            seen: Mutex::default(),
+            elapsed: Mutex::default(),
+            story: Mutex::default(),
             ledger: Mutex::default(),
         }
     }
@@ -125,41 +117,32 @@ impl World {
 
     /// So much simulated time is over, for whoever is on no host.
     pub(crate) fn passed(&self, elapsed: Duration) {
-        lock(&self.seen).elapsed = elapsed;
+        *lock(&self.elapsed) = elapsed;
     }
 
     /// Writes something into the trace.
     pub(crate) fn note(&self, what: impl Display) {
-        let mut seen = lock(&self.seen);
-        let at = turmoil::sim_elapsed().unwrap_or(seen.elapsed);
-        seen.trace.push(format!("{:>9.3}  {what}", at.as_secs_f64()));
+        let at = turmoil::sim_elapsed().unwrap_or_else(|| *lock(&self.elapsed));
+        lock(&self.story).note(at, what);
     }
 
     /// An id's short name.
     pub(crate) fn name(&self, kind: &'static str, id: &str) -> String {
-        let mut seen = lock(&self.seen);
-        if let Some(name) = seen.names.get(id) {
-            return name.clone();
-        }
-        let count = seen.counts.entry(kind).or_default();
-        *count += 1;
-        let name = format!("{kind}{count}");
-        seen.names.insert(id.to_owned(), name.clone());
-        name
+        lock(&self.story).name(kind, id)
     }
 
     /// Something happened that must not.
     pub(crate) fn violated(&self, what: impl Display) {
         self.note(format_args!("VIOLATION: {what}"));
-        lock(&self.seen).violations.push(what.to_string());
+        lock(&self.story).violations.push(what.to_string());
     }
 
     pub(crate) fn violations(&self) -> Vec<String> {
-        lock(&self.seen).violations.clone()
+        lock(&self.story).violations.clone()
     }
 
     pub(crate) fn trace(&self) -> Vec<String> {
-        lock(&self.seen).trace.clone()
+        lock(&self.story).trace.clone()
     }
 }
 

@@ -9,7 +9,7 @@ use vigie_proto::{
 use vigie_runbook::run::TaskState;
 
 use super::{OLD_ORDERS, is_guess, model::Model};
-use crate::{link::order_of, world::World};
+use crate::{common, link::order_of, world::World};
 
 impl World {
     /// An order begins on a host.
@@ -188,7 +188,7 @@ impl World {
     pub(crate) fn committed(&self, run: RunId, events: &[RunEvent], summary: &RunSummary) {
         let name = self.name("r", &run.to_string());
         for event in events {
-            let what = event.event.as_ref().map_or("nothing", word);
+            let what = event.event.as_ref().map_or("nothing", common::word);
             self.note(format_args!("{name} #{} {what}", event.seq));
         }
         let mut ledger = self.ledger();
@@ -227,29 +227,5 @@ impl World {
         for what in broken {
             self.violated(format_args!("{name}: {what}"));
         }
-    }
-}
-
-fn word(event: &Event) -> &'static str {
-    match event {
-        Event::Opened(_) => "opened",
-        Event::Owned(_) => "owned",
-        Event::Observed(_) => "observed",
-        Event::Concluded(_) => "concluded",
-        Event::Planned(_) => "planned",
-        Event::Signed(_) => "signed",
-        Event::Sent(_) => "sent",
-        Event::Started(_) => "started",
-        Event::Ended(_) => "ended",
-        Event::Noted(_) => "noted",
-        Event::Closed(_) => "closed",
-        Event::WaitsOpened(_) => "waits",
-        Event::WaitsClosed(_) => "waits no more",
-        Event::ManualDone(_) => "done by hand",
-        Event::LeftOut(_) => "left out",
-        Event::Held(_) => "held",
-        Event::Lapsed(_) => "lapsed",
-        Event::CancelAsked(_) => "cancel asked",
-        Event::Resolved(_) => "resolved",
     }
 }

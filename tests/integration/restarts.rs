@@ -5,10 +5,10 @@ use std::{
     fs,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use vigie_tests::{AgentProcess, Fleet};
+use vigie_tests::{AgentProcess, Fleet, wait_within};
 
 use crate::ANY_PROGRAM;
 
@@ -59,27 +59,19 @@ fn under(stop: impl Fn(&mut Fleet)) {
         for _ in 0..STOPS {
             let seen = marks(&witness).len();
             // Something is under way, and something has ended.
-            let since = Instant::now();
-            while marks(&witness).len() < seen + 2
-                && !done.iter().all(|done| done.load(Ordering::SeqCst))
-                && since.elapsed() < PATIENCE
-            {
-                thread::sleep(Duration::from_millis(20));
-            }
+            wait_within(PATIENCE, "something is under way, or all is done", || {
+                marks(&witness).len() >= seen + 2 || done.iter().all(|done| done.load(Ordering::SeqCst))
+            });
             stop(&mut fleet);
             fleet.start_controller();
         }
     });
-    let since = Instant::now();
-    let runs = loop {
-        let runs = fleet.vigiectl(&["runs", "list", "-o", "json"]).exits(0).json()["runs"].clone();
-        let runs = runs.as_array().unwrap().clone();
-        if runs.iter().all(|run| run["phase"] == "closed" || run["phase"] == "awaiting_signature") {
-            break runs;
-        }
-        assert!(since.elapsed() < PATIENCE, "a run hangs: {runs:?}");
-        thread::sleep(Duration::from_millis(200));
-    };
+    let mut runs = Vec::new();
+    wait_within(PATIENCE, "no run hangs", || {
+        let known = fleet.vigiectl(&["runs", "list", "-o", "json"]).exits(0).json()["runs"].clone();
+        runs = known.as_array().unwrap().clone();
+        runs.iter().all(|run| run["phase"] == "closed" || run["phase"] == "awaiting_signature")
+    });
     // A ctl that lost the controller before it signed leaves a run that waits, and says so; nothing of it ran.
     let signed: Vec<_> = runs.iter().filter(|run| run["phase"] == "closed").collect();
     let marks = marks(&witness);

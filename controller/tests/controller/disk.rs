@@ -19,7 +19,7 @@ use vigie_proto::{
     },
 };
 
-use crate::support::{Controller, Operator, Session, all, new_run, operation};
+use crate::support::{Controller, Host, Operator, Session, all, new_run, operation};
 
 /// A file system of the test's own, which only root can mount.
 struct Mounted {
@@ -238,13 +238,26 @@ async fn assert_full(operator: &mut Operator) {
     assert_eq!(listed.get_ref().hosts.len(), 1);
 }
 
-#[tokio::test]
-async fn a_full_disk_takes_what_frees_it_and_nothing_else() {
-    let disk = or_skip!(Mounted::tmpfs(64));
+/// A controller on a disk, its operator, and a host in session.
+async fn on(disk: &Mounted) -> (Controller, Operator, Host, Session) {
     let controller = Controller::within(disk.path()).await;
     let mut operator = controller.operator().await;
     let host = controller.host(&mut operator, "vps1").await;
-    let mut session = host.session(&controller).await.unwrap();
+    let session = host.session(&controller).await.unwrap();
+    (controller, operator, host, session)
+}
+
+/// Leaves no room but the controller's reserve.
+async fn fill(disk: &Mounted, controller: &Controller) {
+    let reserve = controller.config.state.join("controller.reserve");
+    until("the reserve is there", async || reserve.exists()).await;
+    disk.fill();
+}
+
+#[tokio::test]
+async fn a_full_disk_takes_what_frees_it_and_nothing_else() {
+    let disk = or_skip!(Mounted::tmpfs(64));
+    let (controller, mut operator, host, mut session) = on(&disk).await;
     let reserve = controller.config.state.join("controller.reserve");
     until("the reserve is there", async || reserve.exists()).await;
     // One that waits for its signature when the disk fills up.
@@ -286,10 +299,7 @@ async fn a_full_disk_takes_what_frees_it_and_nothing_else() {
 #[tokio::test]
 async fn what_runs_on_a_full_disk_can_be_stopped_and_ends() {
     let disk = or_skip!(Mounted::tmpfs(64));
-    let controller = Controller::within(disk.path()).await;
-    let mut operator = controller.operator().await;
-    let host = controller.host(&mut operator, "vps1").await;
-    let mut session = host.session(&controller).await.unwrap();
+    let (controller, mut operator, _host, mut session) = on(&disk).await;
     let reserve = controller.config.state.join("controller.reserve");
     until("the reserve is there", async || reserve.exists()).await;
     let first = signed(&mut operator, build()).await;
@@ -328,13 +338,8 @@ async fn what_runs_on_a_full_disk_can_be_stopped_and_ends() {
 #[tokio::test]
 async fn a_late_end_that_cannot_be_kept_holds_up_nobody() {
     let disk = or_skip!(Mounted::tmpfs(64));
-    let controller = Controller::within(disk.path()).await;
-    let mut operator = controller.operator().await;
-    let host = controller.host(&mut operator, "vps1").await;
-    let mut session = host.session(&controller).await.unwrap();
-    let reserve = controller.config.state.join("controller.reserve");
-    until("the reserve is there", async || reserve.exists()).await;
-    disk.fill();
+    let (controller, mut operator, _host, mut session) = on(&disk).await;
+    fill(&disk, &controller).await;
     looks_until_full(&mut operator, &mut session).await;
 
     let (late, deed) = (new_run(), new_run());
@@ -375,13 +380,8 @@ async fn a_late_end_that_cannot_be_kept_holds_up_nobody() {
 #[tokio::test]
 async fn looking_does_not_use_up_what_freeing_needs() {
     let disk = or_skip!(Mounted::tmpfs(64));
-    let controller = Controller::within(disk.path()).await;
-    let mut operator = controller.operator().await;
-    let host = controller.host(&mut operator, "vps1").await;
-    let mut session = host.session(&controller).await.unwrap();
-    let reserve = controller.config.state.join("controller.reserve");
-    until("the reserve is there", async || reserve.exists()).await;
-    disk.fill();
+    let (controller, mut operator, _host, mut session) = on(&disk).await;
+    fill(&disk, &controller).await;
     let (taken, refused) = looks_until_full(&mut operator, &mut session).await;
     assert_eq!(code(&refused), "store_full");
     assert!(taken > 5, "{taken} were taken");
@@ -391,10 +391,7 @@ async fn looking_does_not_use_up_what_freeing_needs() {
 #[tokio::test]
 async fn a_disk_that_became_read_only_is_read_and_nothing_is_sent() {
     let disk = or_skip!(Mounted::ext4(96));
-    let controller = Controller::within(disk.path()).await;
-    let mut operator = controller.operator().await;
-    let host = controller.host(&mut operator, "vps1").await;
-    let mut session = host.session(&controller).await.unwrap();
+    let (_controller, mut operator, _host, mut session) = on(&disk).await;
     assert_eq!(looks(&mut operator, &mut session).await, RunVerdict::Ok);
     disk.abort();
     let refused = operator.submit(&new_run(), exec()).await.unwrap_err();
